@@ -1,0 +1,2 @@
+//! `netprobe`: the one binary.
+fn main() {}

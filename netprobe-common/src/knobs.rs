@@ -1,0 +1,31 @@
+//! Values the agent patches into the programs before they are loaded (`KNOBS: [u64; KNOB_COUNT]`).
+//! They are constants to the verifier: code they switch off is removed.
+
+/// Thread group of the agent; its own traffic is suppressed. 0: nothing is.
+pub const KNOB_OWN_TGID: usize = 0;
+/// Namespace inode of the agent's listener.
+pub const KNOB_OWN_NETNS: usize = 1;
+/// Port of the agent's listener; 0: none.
+pub const KNOB_OWN_PORT: usize = 2;
+/// Nanoseconds between two samples of a live connection.
+pub const KNOB_SAMPLE_NS: usize = 3;
+/// Bytes waiting in the ring from which on a submit wakes the reader.
+pub const KNOB_WAKE_BYTES: usize = 4;
+/// 0: no port filter. 1: only listed ports. 2: all but listed ports.
+pub const KNOB_PORT_FILTER: usize = 5;
+/// 0: no address filter. 1: only listed networks. 2: all but listed networks.
+pub const KNOB_CIDR_FILTER: usize = 6;
+/// 1: NAT hops are read at `net_dev_queue`; 0: another method reads them.
+pub const KNOB_HOPS_AT_QUEUE: usize = 7;
+/// Argument index of `inet_csk_accept`'s return value at function exit.
+pub const KNOB_ACCEPT_RET_ARG: usize = 8;
+/// Argument index of `tcp_recvmsg`'s return value at function exit.
+pub const KNOB_RECV_RET_ARG: usize = 9;
+/// 1: per-call hooks report calls on sockets of every protocol; 0: only TCP ones.
+pub const KNOB_UDP: usize = 10;
+/// 1: the byte self-check is possible (receive flags are known to it).
+pub const KNOB_BYTE_CHECK: usize = 11;
+/// 1: programs write debug lines through aya-log.
+pub const KNOB_LOG: usize = 12;
+/// Entries of the array.
+pub const KNOB_COUNT: usize = 16;
