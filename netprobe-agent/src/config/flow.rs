@@ -1,0 +1,58 @@
+//! `[flow]`.
+
+use serde::{Deserialize, Serialize};
+
+use super::value::{Period, at_least_one};
+
+/// The flow table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlowConfig {
+    /// Most live flows held; what comes beyond is counted as lost.
+    #[serde(deserialize_with = "at_least_one")]
+    pub max_flows: usize,
+    /// A flow alive for this long gives an `open` event.
+    #[serde(deserialize_with = "open_after")]
+    pub open_after: Period,
+    /// Time between two `update` events of a live flow.
+    #[serde(deserialize_with = "update_every")]
+    pub update_every: Period,
+    /// Time between two comparisons of the table with the kernel's list of sockets.
+    #[serde(deserialize_with = "reconcile_every")]
+    pub reconcile_every: Period,
+    /// A UDP flow silent for this long has ended.
+    #[serde(deserialize_with = "udp_idle")]
+    pub udp_idle: Period,
+    /// Most processes remembered.
+    #[serde(deserialize_with = "at_least_one")]
+    pub max_processes: usize,
+}
+
+impl Default for FlowConfig {
+    fn default() -> Self {
+        FlowConfig {
+            max_flows: 1_000_000,
+            open_after: Period::seconds(1),
+            update_every: Period::seconds(10),
+            reconcile_every: Period::seconds(60),
+            udp_idle: Period::seconds(30),
+            max_processes: 16_384,
+        }
+    }
+}
+
+fn open_after<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
+    Period::between(deserializer, Period::millis(0), Period::seconds(3600))
+}
+
+fn update_every<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
+    Period::between(deserializer, Period::millis(100), Period::seconds(86_400))
+}
+
+fn reconcile_every<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
+    Period::between(deserializer, Period::seconds(1), Period::seconds(86_400))
+}
+
+fn udp_idle<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
+    Period::between(deserializer, Period::seconds(1), Period::seconds(86_400))
+}

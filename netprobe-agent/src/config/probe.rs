@@ -1,0 +1,73 @@
+//! `[probe]`.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::value::{Period, RingBytes};
+
+/// What is measured in the kernel, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbeConfig {
+    /// Fact → method: use this method or fail, instead of the best one that works.
+    pub methods: BTreeMap<String, String>,
+    /// Size of the ring buffer.
+    pub ring_bytes: RingBytes,
+    /// Longest time a record waits in the ring.
+    #[serde(deserialize_with = "drain_interval")]
+    pub drain_interval: Period,
+    /// Time between two samples of a live connection.
+    #[serde(deserialize_with = "sample_interval")]
+    pub sample_interval: Period,
+    /// Only connections with one of these ports on either side; empty: all.
+    pub ports_only: Vec<u16>,
+    /// No connections with one of these ports on either side.
+    pub ports_except: Vec<u16>,
+    /// Only connections with a remote address in one of these networks; empty: all.
+    pub cidrs_only: Vec<IpNet>,
+    /// No connections with a remote address in one of these networks.
+    pub cidrs_except: Vec<IpNet>,
+    /// Whether the agent's own connections are reported.
+    pub own_traffic: bool,
+    /// Whether UDP is followed.
+    pub udp: bool,
+    /// Whether the agent may switch on `net.netfilter.nf_conntrack_acct`, so that forwarded flows have bytes.
+    pub accounting: bool,
+    /// Whether the sums of calls are checked against the kernel's own counters.
+    pub byte_check: bool,
+    /// Whether BPF run statistics are switched on while the agent runs.
+    pub statistics: bool,
+    /// Whether programs write debug lines through the agent's log.
+    pub kernel_log: bool,
+}
+
+impl Default for ProbeConfig {
+    fn default() -> Self {
+        ProbeConfig {
+            methods: BTreeMap::new(),
+            ring_bytes: RingBytes::default(),
+            drain_interval: Period::millis(10),
+            sample_interval: Period::seconds(1),
+            ports_only: Vec::new(),
+            ports_except: Vec::new(),
+            cidrs_only: Vec::new(),
+            cidrs_except: Vec::new(),
+            own_traffic: false,
+            udp: true,
+            accounting: false,
+            byte_check: true,
+            statistics: false,
+            kernel_log: false,
+        }
+    }
+}
+
+fn drain_interval<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
+    Period::between(deserializer, Period::millis(1), Period::seconds(1))
+}
+
+fn sample_interval<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
+    Period::between(deserializer, Period::millis(100), Period::seconds(3600))
+}

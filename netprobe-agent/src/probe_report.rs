@@ -1,0 +1,180 @@
+//! What the agent says about itself: capabilities, programs, ledger, cost. Answer of `GET /api/v1/probe` and of
+//! `netprobe doctor -o json`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole report. A part that is not known (nothing is attached under `doctor`) is `null` or empty.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// Version of the agent.
+    pub agent_version: String,
+    /// Run of the agent; `null` under `doctor`.
+    pub run: Option<String>,
+    /// Since the agent started.
+    pub uptime_seconds: Option<f64>,
+    /// The kernel below.
+    pub kernel: KernelReport,
+    /// What is measured, and how.
+    pub facts: Vec<FactReport>,
+    /// Loaded programs.
+    pub programs: Vec<ProgramReport>,
+    /// Maps.
+    pub maps: Vec<MapReport>,
+    /// Ring buffer.
+    pub ring: Option<RingReport>,
+    /// Whether nothing is missing.
+    pub ledger: Option<LedgerReport>,
+    /// Kernel-side counters by name that are not part of the ledger.
+    pub counters: BTreeMap<String, u64>,
+    /// What the agent itself uses.
+    pub cost: Option<CostReport>,
+    /// Sentences an operator should read (accounting off, namespaces not readable, …).
+    pub notices: Vec<String>,
+}
+
+/// The kernel below.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelReport {
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -m`.
+    pub machine: String,
+    /// Whether the kernel has type information.
+    pub btf: bool,
+    /// Lockdown mode; `null` when it cannot be read.
+    pub lockdown: Option<String>,
+}
+
+/// One fact, the method that serves it, and why not the better ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FactReport {
+    /// Name of the fact.
+    pub fact: String,
+    /// Whether the agent refuses to run without it.
+    pub required: bool,
+    /// The method chosen; `null` when there is none.
+    pub method: Option<String>,
+    /// Oldest kernel the chosen method works on.
+    pub kernel_floor: Option<String>,
+    /// Methods tried before and refused, best first.
+    pub refused: Vec<RefusedReport>,
+}
+
+/// A method that was not chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedReport {
+    /// Name of the method.
+    pub method: String,
+    /// Why it cannot serve.
+    pub reason: String,
+}
+
+/// A loaded program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramReport {
+    /// Name of the program.
+    pub name: String,
+    /// Runs; `null` when BPF statistics are off.
+    pub runs: Option<u64>,
+    /// Nanoseconds in it; `null` when BPF statistics are off.
+    pub run_ns: Option<u64>,
+    /// Runs skipped because the program was interrupted by itself; `null` when the kernel does not say.
+    pub recursion_misses: Option<u64>,
+}
+
+/// A map.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapReport {
+    /// Name of the map.
+    pub name: String,
+    /// Entries in use; `null` when they are not counted.
+    pub entries: Option<u64>,
+    /// Room for entries.
+    pub capacity: u64,
+}
+
+/// The ring buffer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RingReport {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Share in use, 0 to 1.
+    pub fill: f64,
+}
+
+/// Both equations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerReport {
+    /// Equation (a): seen = drained + lost.
+    pub kernel: KernelLedger,
+    /// Equation (b), per sink: emitted = delivered + lost + suppressed + queued.
+    pub sinks: Vec<SinkLedger>,
+    /// Events emitted by kind.
+    pub emitted: BTreeMap<String, u64>,
+}
+
+/// Equation (a).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelLedger {
+    /// Records the hooks made, by kind.
+    pub seen: BTreeMap<String, u64>,
+    /// Records the agent read, by kind.
+    pub drained: BTreeMap<String, u64>,
+    /// Records lost.
+    pub lost: Vec<LossReport>,
+    /// Of the drained: records that were not valid, by reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// Connections left out on purpose, by reason: never part of seen.
+    pub suppressed: BTreeMap<String, u64>,
+    /// Payload bytes of connections whose final record was lost, by direction.
+    pub lost_bytes: BTreeMap<String, u64>,
+    /// Whether the equation closes. While traffic flows, records in the ring are a difference for a moment.
+    pub closes: bool,
+    /// seen − drained − lost.
+    pub difference: i64,
+}
+
+/// One loss.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossReport {
+    /// Where.
+    pub stage: String,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// Equation (b) of one sink.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkLedger {
+    /// Name of the sink.
+    pub sink: String,
+    /// Events offered to it.
+    pub emitted: u64,
+    /// Events it took to their end.
+    pub delivered: u64,
+    /// Events lost, by reason.
+    pub lost: BTreeMap<String, u64>,
+    /// Events left out on purpose, by reason.
+    pub suppressed: BTreeMap<String, u64>,
+    /// Events it holds.
+    pub queued: u64,
+    /// Whether the equation closes.
+    pub closes: bool,
+    /// emitted − delivered − lost − suppressed − queued.
+    pub difference: i64,
+}
+
+/// What the agent itself uses.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CostReport {
+    /// CPU time of all its threads.
+    pub cpu_seconds: f64,
+    /// Resident memory.
+    pub memory_bytes: u64,
+    /// CPU time in its BPF programs; `null` when BPF statistics are off.
+    pub bpf_seconds: Option<f64>,
+}
