@@ -1,0 +1,66 @@
+//! Builds the BPF object into `target/bpf/netprobe.bpf.o`, where the agent's build picks it up.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::sh::{self, say};
+use crate::toolchain;
+
+/// BPF runs in the byte order of its host.
+pub(crate) const TARGET: &str = if cfg!(target_endian = "big") {
+    "bpfeb-unknown-none"
+} else {
+    "bpfel-unknown-none"
+};
+/// BTF needs debug information; bpf-linker does the rest.
+pub(crate) const RUSTFLAGS: &str = "-C debuginfo=2 -C link-arg=--btf -C linker=bpf-linker";
+
+/// The folder of the BPF crate.
+pub(crate) fn crate_dir() -> PathBuf {
+    sh::root().join("netprobe-ebpf")
+}
+
+/// Sets up what is missing, builds, and publishes the object only if its bytes changed, so that an
+/// unchanged object does not rebuild the agent. Returns its path.
+pub(crate) fn build() -> Result<PathBuf> {
+    let tools = toolchain::find_or_install()?;
+    toolchain::ensure_linker()?;
+
+    let dir = crate_dir();
+    let built_in = dir.join("target");
+    sh::run(
+        tools
+            .cargo(&dir)
+            .env("RUSTFLAGS", RUSTFLAGS)
+            .args(["build", "--release", "-Z", "build-std=core", "--target", TARGET])
+            .args(["--bin", "netprobe-ebpf", "--target-dir"])
+            .arg(&built_in),
+    )
+    .context("the BPF programs did not build")?;
+
+    let built = built_in.join(TARGET).join("release/netprobe-ebpf");
+    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let object = sh::root().join("target/bpf/netprobe.bpf.o");
+    if fs::read(&object).is_ok_and(|old| old == bytes) {
+        say!("BPF object unchanged: {} ({} bytes)", shown(&object), bytes.len());
+        return Ok(object);
+    }
+    let folder = object.parent().context("target/bpf has no parent")?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    // Rename, so that a reader sees the old object or the new one and never half of it.
+    let staged = folder.join(format!(".netprobe.bpf.o.{}", std::process::id()));
+    fs::write(&staged, &bytes).with_context(|| format!("cannot write {}", staged.display()))?;
+    fs::rename(&staged, &object).with_context(|| format!("cannot write {}", object.display()))?;
+    say!("BPF object built: {} ({} bytes)", shown(&object), bytes.len());
+    Ok(object)
+}
+
+fn shown(object: &std::path::Path) -> String {
+    object
+        .strip_prefix(sh::root())
+        .unwrap_or(object)
+        .display()
+        .to_string()
+}
