@@ -73,32 +73,30 @@ offsets! {
     TP_WRITE_SEQ = "tcp_sock.write_seq",
     /// First byte not acknowledged.
     TP_SND_UNA = "tcp_sock.snd_una",
-    /// Directions shut down.
-    SK_SHUTDOWN = "sock.sk_shutdown",
+    /// Socket flags.
+    SK_FLAGS = "sock.sk_flags",
+    /// Upper-layer protocol (kTLS, …).
+    ICSK_ULP_OPS = "inet_connection_sock.icsk_ulp_ops",
     /// Owner of a packet.
     SKB_SK = "sk_buff.sk",
     /// conntrack entry and state of a packet.
     SKB_NFCT = "sk_buff._nfct",
     /// Start of a packet's memory.
     SKB_HEAD = "sk_buff.head",
-    /// Offset of the network header.
-    SKB_NETWORK_HEADER = "sk_buff.network_header",
     /// Offset of the transport header.
     SKB_TRANSPORT_HEADER = "sk_buff.transport_header",
-    /// Ethertype.
-    SKB_PROTOCOL = "sk_buff.protocol",
     /// Device of a packet.
     SKB_DEV = "sk_buff.dev",
-    /// Namespace of a device.
-    DEV_NET = "net_device.nd_net",
+    /// Flags of a device.
+    DEV_FLAGS = "net_device.flags",
     /// Both tuples of a conntrack entry.
     CT_TUPLEHASH = "nf_conn.tuplehash",
+    /// Second tuple node: the agent patches in its distance from the first, `sizeof(nf_conntrack_tuple_hash)`.
+    CT_TUPLEHASH_SIZE = "sizeof nf_conntrack_tuple_hash",
     /// Tuple within its hash node.
     CT_TUPLE = "nf_conntrack_tuple_hash.tuple",
     /// Source of a tuple.
     TUPLE_SRC = "nf_conntrack_tuple.src",
-    /// Destination of a tuple.
-    TUPLE_DST = "nf_conntrack_tuple.dst",
     /// Address family of a tuple.
     TUPLE_L3NUM = "nf_conntrack_tuple.src.l3num",
     /// Source port or id of a tuple.
@@ -117,8 +115,8 @@ offsets! {
     CT_TCP_STATE = "nf_conn.proto.tcp.state",
     /// Extensions of an entry.
     CT_EXT = "nf_conn.ext",
-    /// Offsets of extensions.
-    CT_EXT_OFFSET = "nf_ct_ext.offset",
+    /// Offset byte of the accounting extension: array start plus `enum nf_ct_ext_id::NF_CT_EXT_ACCT`.
+    CT_EXT_ACCT = "nf_ct_ext.offset + NF_CT_EXT_ACCT",
     /// Files of a task.
     TASK_FILES = "task_struct.files",
     /// Descriptor table of a task.
@@ -141,10 +139,10 @@ offsets! {
     REGS_SI = "pt_regs.si",
     /// Saved third argument (x86-64).
     REGS_DX = "pt_regs.dx",
-    /// Whether a TCP socket is a multipath subflow (bit field byte).
+    /// Whether a TCP socket is a multipath subflow.
     TP_IS_MPTCP = "tcp_sock.is_mptcp",
-    /// TFO bits.
-    TP_SYN_DATA = "tcp_sock.syn_data_acked",
+    /// Saved code segment (x86-64): tells 32-bit callers.
+    REGS_CS = "pt_regs.cs",
 }
 
 /// Entries of the array.

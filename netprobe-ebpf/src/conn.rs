@@ -1,0 +1,436 @@
+//! The life of a TCP connection, from SYN or accept queue to its one final record.
+
+use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::generated::bpf_sk_storage_get};
+use netprobe_common::*;
+
+use crate::{
+    count, emit, filter,
+    kernel::{
+        clock, load,
+        sock::{self, Sock, state},
+        task, tcp,
+    },
+    maps::CONNS,
+    values::{has, knob},
+};
+
+/// What is kept for a followed socket, in the socket's own storage.
+#[repr(C)]
+pub struct Conn {
+    /// What is published, always up to date but for the counters.
+    pub record: FlowRecord,
+    /// Payload sent, as of the last sample the agent got.
+    pub told_sent: u64,
+    /// Payload received, as of the last sample the agent got.
+    pub told_received: u64,
+    /// Time of the last sample.
+    pub sampled_ns: u64,
+}
+
+/// The socket's state, if it is followed.
+///
+/// # Safety
+/// `sk` is a typed, non-null socket pointer; so for every function here.
+#[inline(always)]
+pub unsafe fn get<'a>(sk: Sock) -> Option<&'a mut Conn> {
+    // SAFETY: by contract; the value lives as long as the socket, which outlives the program run.
+    unsafe {
+        let value = bpf_sk_storage_get(
+            (&raw const CONNS).cast_mut().cast(),
+            sk.cast_mut(),
+            core::ptr::null_mut(),
+            0,
+        );
+        value.cast::<Conn>().as_mut()
+    }
+}
+
+/// The socket's state, made if it is not followed yet; `None` (counted) when the socket has no room left for it.
+///
+/// # Safety
+/// See [`get`].
+#[inline(always)]
+unsafe fn get_or_create<'a>(sk: Sock) -> Option<&'a mut Conn> {
+    // SAFETY: as in `get`.
+    let conn = unsafe {
+        bpf_sk_storage_get(
+            (&raw const CONNS).cast_mut().cast(),
+            sk.cast_mut(),
+            core::ptr::null_mut(),
+            BPF_SK_STORAGE_GET_F_CREATE.into(),
+        )
+        .cast::<Conn>()
+        .as_mut()
+    };
+    if conn.is_none() {
+        count::one(LOST_STORAGE);
+    }
+    conn
+}
+
+/// Starts over: the same socket, with its storage, may connect again after a failure.
+#[inline(always)]
+unsafe fn begin(conn: &mut Conn, sk: Sock, role: Role, now: u64) {
+    conn.record = FlowRecord::default();
+    conn.told_sent = 0;
+    conn.told_received = 0;
+    conn.sampled_ns = now;
+    let record = &mut conn.record;
+    // SAFETY: by the caller's contract.
+    unsafe {
+        record.cookie = sock::cookie(sk);
+        record.key = sock::key(sk);
+        if has(TP_IS_MPTCP) && tcp::is_multipath(sk) {
+            record.flags |= flow_flags::MPTCP;
+        }
+    }
+    record.role = role as u8;
+    record.started_ns = now;
+}
+
+/// CLOSE → SYN_SENT: a process connects.
+///
+/// # Safety
+/// See [`get`].
+#[inline(always)]
+pub unsafe fn connecting(sk: Sock) {
+    // SAFETY: by contract.
+    unsafe {
+        let Some(conn) = get_or_create(sk) else { return };
+        let now = clock::now();
+        begin(conn, sk, Role::Client, now);
+        conn.record.process = task::process();
+        let own = knob(KNOB_OWN_TGID);
+        if own != 0 && u64::from(conn.record.process.tgid) == own {
+            conn.record.flags |= flow_flags::EXCLUDED;
+            count::one(SUPPRESSED_OWN);
+        } else if filter::excluded(&conn.record.key, conn.record.key.remote_port) {
+            conn.record.flags |= flow_flags::EXCLUDED;
+            count::one(SUPPRESSED_FILTER);
+        }
+    }
+}
+
+/// SYN_SENT → ESTABLISHED or SYN_RECV → ESTABLISHED.
+///
+/// # Safety
+/// See [`get`].
+#[inline(always)]
+pub unsafe fn established(sk: Sock, from: u8) {
+    // SAFETY: by contract.
+    unsafe {
+        let conn = if from == state::SYN_SENT {
+            // The connect was missed, or is older than the programs: nothing to time.
+            let Some(conn) = get(sk) else { return };
+            conn
+        } else {
+            let Some(conn) = get_or_create(sk) else { return };
+            conn
+        };
+        let now = clock::now();
+        if from == state::SYN_RECV && conn.record.role != Role::Client as u8 {
+            begin(conn, sk, Role::Server, now);
+            let key = &conn.record.key;
+            let own_port = knob(KNOB_OWN_PORT);
+            if own_port != 0
+                && u64::from(key.local_port) == own_port
+                && u64::from(key.netns) == knob(KNOB_OWN_NETNS)
+            {
+                conn.record.flags |= flow_flags::EXCLUDED;
+                count::one(SUPPRESSED_OWN);
+            } else if filter::excluded(key, key.local_port) {
+                conn.record.flags |= flow_flags::EXCLUDED;
+                count::one(SUPPRESSED_FILTER);
+            }
+        }
+        if conn.record.flags & flow_flags::EXCLUDED != 0 {
+            return;
+        }
+        conn.record.key = sock::key(sk);
+        conn.record.established_ns = now;
+        measure(conn, sk);
+        if from == state::SYN_SENT {
+            conn.record.syn_retransmits = conn.record.tcp.retransmits;
+            // The SYN alone counts one byte; more was data in the SYN.
+            if conn.record.tcp.bytes_acked > 1 {
+                conn.record.flags |= flow_flags::TFO;
+            }
+        } else if conn.record.tcp.bytes_received > 0 {
+            conn.record.flags |= flow_flags::TFO;
+        }
+        emit::publish(Kind::Established, &mut conn.record, now);
+    }
+}
+
+/// → CLOSE: the final record, unless the socket never was a connection.
+///
+/// # Safety
+/// See [`get`].
+#[inline(always)]
+pub unsafe fn closed(sk: Sock, from: u8) {
+    if from == state::LISTEN || from == state::CLOSE {
+        return;
+    }
+    // SAFETY: by contract.
+    unsafe {
+        let conn = match get(sk) {
+            Some(conn) => conn,
+            // A handshake that never was established: no connection of an application.
+            None if from == state::SYN_RECV => return,
+            None => {
+                let Some(conn) = adopt(sk) else { return };
+                conn
+            }
+        };
+        if conn.record.flags & (flow_flags::EXCLUDED | flow_flags::FINAL) != 0 {
+            return;
+        }
+        conn.record.last_state = from;
+        conn.record.error = sock::error(sk);
+        if conn.record.key.local_port == 0 {
+            conn.record.key.local_port = u16::from_be(load(sk, INET_SPORT));
+        }
+        finish(conn, sk);
+    }
+}
+
+/// The socket goes: catch a missed CLOSE, then compare our sums with the kernel's.
+///
+/// # Safety
+/// See [`get`].
+#[inline(always)]
+pub unsafe fn destroyed(sk: Sock) {
+    // SAFETY: by contract.
+    unsafe {
+        let Some(conn) = get(sk) else { return };
+        if conn.record.flags & flow_flags::EXCLUDED != 0 || conn.record.started_ns == 0 {
+            return;
+        }
+        if conn.record.flags & flow_flags::FINAL == 0 {
+            conn.record.flags |= flow_flags::MISSED_CLOSE;
+            count::one(MISSED_CLOSE);
+            finish(conn, sk);
+        }
+        if knob(KNOB_BYTE_CHECK) != 0 && conn.record.established_ns != 0 {
+            check_bytes(conn, sk);
+        }
+    }
+}
+
+/// Starts to follow a socket that is older than the programs.
+///
+/// # Safety
+/// See [`get`].
+#[inline(always)]
+pub unsafe fn adopt<'a>(sk: Sock) -> Option<&'a mut Conn> {
+    // SAFETY: by contract.
+    unsafe {
+        let conn = get_or_create(sk)?;
+        begin(conn, sk, Role::Unknown, clock::now());
+        conn.record.flags |= flow_flags::PARTIAL;
+        measure(conn, sk);
+        let (sent, received) = tcp::payload(&conn.record);
+        conn.told_sent = sent;
+        conn.told_received = received;
+        let key = &conn.record.key;
+        if knob(KNOB_OWN_TGID) != 0
+            && knob(KNOB_OWN_PORT) == u64::from(key.local_port)
+            && knob(KNOB_OWN_NETNS) == u64::from(key.netns)
+        {
+            conn.record.flags |= flow_flags::EXCLUDED;
+        }
+        Some(conn)
+    }
+}
+
+/// Publishes the counters of a live connection.
+///
+/// # Safety
+/// See [`get`].
+#[inline(always)]
+pub unsafe fn sample(conn: &mut Conn, sk: Sock) {
+    let now = clock::now();
+    conn.sampled_ns = now;
+    // SAFETY: by contract.
+    unsafe { measure(conn, sk) };
+    if emit::publish(Kind::Sample, &mut conn.record, now) {
+        let (sent, received) = tcp::payload(&conn.record);
+        conn.told_sent = sent;
+        conn.told_received = received;
+    }
+}
+
+/// Publish first, then mark: a record marked before a failed publish would be lost for good.
+#[inline(always)]
+unsafe fn finish(conn: &mut Conn, sk: Sock) {
+    let now = clock::now();
+    conn.record.closed_ns = now;
+    // SAFETY: by the caller's contract.
+    unsafe { measure(conn, sk) };
+    if conn.record.last_state == state::SYN_SENT {
+        conn.record.syn_retransmits = conn.record.tcp.retransmits;
+    } else if conn.record.established_ns == 0 && conn.record.flags & flow_flags::PARTIAL == 0 {
+        count::one(MISSED_ESTABLISHED);
+    }
+    emit::publish_final(conn, now);
+    conn.record.flags |= flow_flags::FINAL;
+}
+
+/// Brings counters and FIN mark of the record up to date.
+#[inline(always)]
+unsafe fn measure(conn: &mut Conn, sk: Sock) {
+    // SAFETY: by the caller's contract.
+    unsafe {
+        if let Some(counters) = tcp::counters(sk) {
+            conn.record.tcp = counters;
+        }
+        if sock::fin_received(sk) {
+            conn.record.flags |= flow_flags::FIN_RECEIVED;
+        }
+    }
+}
+
+/// Compares the sums of calls with the counters taken at CLOSE. Explained differences: what was never read
+/// (it is still in the receive queue) and what was never acknowledged (it is still in the send queue).
+#[inline(always)]
+unsafe fn check_bytes(conn: &Conn, sk: Sock) {
+    let record = &conn.record;
+    // SAFETY: by the caller's contract.
+    let upper_layer = unsafe { tcp::has_upper_layer(sk) };
+    if upper_layer || record.flags & (flow_flags::PARTIAL | flow_flags::MPTCP | flow_flags::MISSED_CLOSE) != 0
+    {
+        count::one(BYTE_CHECK_SKIPPED);
+        return;
+    }
+    let syn = u64::from(record.role == Role::Client as u8);
+    let fin_sent = u64::from(record.flags & flow_flags::FIN_SENT != 0);
+    let written = (record.tcp.bytes_acked + u64::from(record.tcp.unacked)).wrapping_sub(syn + fin_sent);
+    let (_, received) = tcp::payload(record);
+    if record.calls.sent_bytes != written || record.calls.received_bytes > received {
+        count::one(BYTE_DISAGREEMENT);
+        crate::debug::disagreement(record, written, received);
+        return;
+    }
+    // Calls gave less than TCP received. Left unread is explained; the rest was read without a receive call
+    // (splice, zerocopy receive), which no hook counts.
+    // SAFETY: by the caller's contract.
+    let unread = unsafe { tcp::counters(sk) }.map_or(0, |now| u64::from(now.unread));
+    let missing = received - record.calls.received_bytes;
+    let at_close = u64::from(record.tcp.unread);
+    if missing == 0
+        || missing == unread
+        || missing + 1 == unread
+        || missing == at_close
+        || missing + 1 == at_close
+    {
+        count::one(BYTE_CHECK_PASSED);
+    } else {
+        count::one(BYTE_CHECK_SKIPPED);
+    }
+}
+
+/// Accounts a send call that returned `ret`.
+///
+/// # Safety
+/// See [`get`].
+#[inline(always)]
+pub unsafe fn sent(sk: Sock, ret: i32) {
+    // SAFETY: by contract. Atomic adds: two threads may send on one socket, and the hook runs outside its lock.
+    unsafe {
+        let Some(conn) = followed(sk) else { return };
+        if ret > 0 {
+            count::atomic_add(&raw mut conn.record.calls.sent_bytes, ret as u64);
+            count::atomic_increment(&raw mut conn.record.calls.sends);
+            after_io(conn, sk);
+        } else if ret < 0 {
+            count::atomic_increment(&raw mut conn.record.calls.send_errors);
+        }
+    }
+}
+
+/// Accounts a receive call that returned `ret`; `peek`: it consumed nothing.
+///
+/// # Safety
+/// See [`get`].
+#[inline(always)]
+pub unsafe fn received(sk: Sock, ret: i32, peek: bool) {
+    const EAGAIN: i32 = 11;
+    if ret == -EAGAIN || peek {
+        return;
+    }
+    // SAFETY: by contract.
+    unsafe {
+        let Some(conn) = followed(sk) else { return };
+        if ret > 0 {
+            count::atomic_add(&raw mut conn.record.calls.received_bytes, ret as u64);
+            count::atomic_increment(&raw mut conn.record.calls.receives);
+            after_io(conn, sk);
+        } else if ret < 0 {
+            count::atomic_increment(&raw mut conn.record.calls.receive_errors);
+        }
+    }
+}
+
+/// The state of a socket that moves data: followed, or older than the programs and adopted now.
+#[inline(always)]
+unsafe fn followed<'a>(sk: Sock) -> Option<&'a mut Conn> {
+    // SAFETY: by the caller's contract.
+    unsafe {
+        let conn = match get(sk) {
+            Some(conn) => conn,
+            None => match sock::tcp_state(sk) {
+                state::ESTABLISHED | state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSE_WAIT => {
+                    let conn = adopt(sk)?;
+                    // The agent knows it from its dump at start, but not that it is alive and whose it is.
+                    conn.sampled_ns = 0;
+                    conn
+                }
+                _ => return None,
+            },
+        };
+        if conn.record.flags & flow_flags::EXCLUDED != 0 {
+            None
+        } else {
+            Some(conn)
+        }
+    }
+}
+
+/// First process to move data, and a sample when one is due.
+#[inline(always)]
+unsafe fn after_io(conn: &mut Conn, sk: Sock) {
+    if conn.record.io_process.tgid == 0 {
+        conn.record.io_process = task::process();
+    }
+    // Sampling stops at the final record: nothing may follow it.
+    let now = clock::coarse();
+    if now.wrapping_sub(conn.sampled_ns) as i64 > knob(KNOB_SAMPLE_NS) as i64
+        && conn.record.flags & flow_flags::FINAL == 0
+    {
+        // SAFETY: by the caller's contract.
+        unsafe { sample(conn, sk) };
+    }
+}
+
+/// A data or SYN segment was sent again.
+///
+/// # Safety
+/// See [`get`].
+#[inline(always)]
+pub unsafe fn retransmitted(sk: Sock) {
+    const AT_MOST_EVERY_NS: u64 = 1_000_000_000;
+    // SAFETY: by contract.
+    unsafe {
+        let Some(conn) = get(sk) else { return };
+        if conn.record.flags & (flow_flags::EXCLUDED | flow_flags::FINAL) != 0 {
+            return;
+        }
+        if sock::tcp_state(sk) == state::SYN_SENT {
+            count::one(SYN_RETRANSMITS);
+            return;
+        }
+        if clock::coarse().wrapping_sub(conn.sampled_ns) as i64 > AT_MOST_EVERY_NS as i64 {
+            sample(conn, sk);
+        }
+    }
+}

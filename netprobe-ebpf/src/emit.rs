@@ -1,0 +1,101 @@
+//! The only place that writes to the ring and counts what did not fit.
+
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use netprobe_common::{
+    AcceptRecord, ConnectFailedRecord, FORCED_WAKEUPS, FlowRecord, ForwardRecord, Header, HopRecord,
+    KNOB_WAKE_BYTES, Kind, LOST_BYTES_RECEIVED, LOST_BYTES_SENT, LOST_OVERFLOW_FULL, OVERFLOWED, UdpRecord,
+    WIRE_VERSION, lost_ring_full, seen,
+};
+
+use crate::{
+    conn::Conn,
+    count,
+    kernel::{clock, tcp},
+    maps::{OVERFLOW, RECORDS},
+    values::knob,
+};
+
+/// A struct that may go into the ring.
+///
+/// # Safety
+/// `repr(C)`, starts with a [`Header`], no padding, at most 8-byte alignment.
+pub unsafe trait Record {
+    /// The record's header.
+    fn header(&mut self) -> &mut Header;
+}
+
+macro_rules! records {
+    ($($record:ty),+) => { $(
+        // SAFETY: layout asserted in netprobe-common.
+        unsafe impl Record for $record {
+            #[inline(always)]
+            fn header(&mut self) -> &mut Header {
+                &mut self.header
+            }
+        }
+    )+ };
+}
+records!(
+    FlowRecord,
+    AcceptRecord,
+    ConnectFailedRecord,
+    HopRecord,
+    ForwardRecord,
+    UdpRecord
+);
+
+/// Publishes `record`; false when the ring was full (counted).
+#[inline(always)]
+pub fn publish<R: Record>(kind: Kind, record: &mut R, now: u64) -> bool {
+    count::one(seen(kind));
+    let ok = write(kind, record, now);
+    if !ok {
+        count::one(lost_ring_full(kind));
+    }
+    ok
+}
+
+/// Publishes the final record of a connection: ring, else overflow hash, else lost-bytes counters.
+/// True when the agent will see it.
+#[inline(always)]
+pub fn publish_final(conn: &mut Conn, now: u64) -> bool {
+    count::one(seen(Kind::Closed));
+    if write(Kind::Closed, &mut conn.record, now) {
+        return true;
+    }
+    if OVERFLOW.insert(&conn.record.cookie, &conn.record, 0).is_ok() {
+        count::one(OVERFLOWED);
+        return true;
+    }
+    count::one(LOST_OVERFLOW_FULL);
+    let (sent, received) = tcp::payload(&conn.record);
+    count::add(LOST_BYTES_SENT, sent.saturating_sub(conn.told_sent));
+    count::add(LOST_BYTES_RECEIVED, received.saturating_sub(conn.told_received));
+    false
+}
+
+/// One copy into the ring. The reader sleeps on a timer; it is woken early only when the ring fills up.
+#[inline(always)]
+fn write<R: Record>(kind: Kind, record: &mut R, now: u64) -> bool {
+    *record.header() = Header {
+        version: WIRE_VERSION,
+        kind: kind as u8,
+        len: size_of::<R>() as u16,
+        reserved: 0,
+        ts_ns: now,
+    };
+    let waiting = RECORDS.query(BPF_RB_AVAIL_DATA.into());
+    let flags = if waiting >= knob(KNOB_WAKE_BYTES) {
+        count::one(FORCED_WAKEUPS);
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
+    RECORDS.output::<R>(&*record, flags.into()).is_ok()
+}
+
+/// Time for [`publish`] where the hook needs none itself.
+#[inline(always)]
+pub fn now() -> u64 {
+    clock::now()
+}

@@ -1,0 +1,33 @@
+//! Kernel-side filter: which connections are followed at all. Switched off it costs nothing, the verifier removes it.
+
+use aya_ebpf::maps::lpm_trie::Key;
+use netprobe_common::{FlowKey, KNOB_CIDR_FILTER, KNOB_PORT_FILTER};
+
+use crate::{
+    maps::{FILTER_NETWORKS, FILTER_PORTS},
+    values::knob,
+};
+
+const ONLY: u64 = 1;
+
+/// Whether the connection is to be left out: by the port of its serving side or by its remote address.
+#[inline(always)]
+pub fn excluded(key: &FlowKey, service_port: u16) -> bool {
+    let ports = knob(KNOB_PORT_FILTER);
+    if ports != 0 {
+        let listed = FILTER_PORTS
+            .get(u32::from(service_port))
+            .is_some_and(|&listed| listed != 0);
+        if listed != (ports == ONLY) {
+            return true;
+        }
+    }
+    let networks = knob(KNOB_CIDR_FILTER);
+    if networks != 0 {
+        let listed = FILTER_NETWORKS.get(&Key::new(128, key.remote_addr)).is_some();
+        if listed != (networks == ONLY) {
+            return true;
+        }
+    }
+    false
+}

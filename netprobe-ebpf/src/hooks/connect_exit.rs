@@ -1,0 +1,101 @@
+//! `fexit/__inet_stream_connect` (5.5, no lockdown): connects that failed before any SYN.
+//!
+//! No route, a prohibiting rule, no free port: no state change happens, only the call knows. At no cost to other
+//! system calls, and io_uring passes here too.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::fexit, programs::FExitContext};
+use netprobe_common::{
+    ConnectFailedRecord, FlowKey, Header, KNOB_OWN_TGID, Kind, SK_PROTOCOL, SOCKET_SK, SUPPRESSED_FILTER,
+    SUPPRESSED_OWN,
+};
+
+use crate::{
+    count, emit, filter,
+    kernel::{
+        probe_at,
+        sock::{self, mapped},
+        task,
+    },
+    maps::CONNECTING,
+    values::knob,
+};
+
+const EINPROGRESS: i32 = 115;
+const EALREADY: i32 = 114;
+const EISCONN: i32 = 106;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// Largest part of a `sockaddr` that is wanted: `sockaddr_in6` without its scope.
+pub type Address = [u8; 24];
+
+#[fexit(function = "__inet_stream_connect")]
+fn connect_exit(ctx: FExitContext) -> i32 {
+    // int __inet_stream_connect(struct socket *, struct sockaddr *, int addr_len, int flags, int is_sendmsg)
+    let socket: *const c_void = ctx.arg(0);
+    let address: *const Address = ctx.arg(1);
+    let ret: i32 = ctx.arg(5);
+    if !failed_before_syn(ret) {
+        return 0;
+    }
+    let Some(sk) = probe_at::<*const c_void>(socket, SOCKET_SK) else {
+        return 0;
+    };
+    // SAFETY: the helper tolerates any address.
+    if let Ok(address) = unsafe { bpf_probe_read_kernel(address) } {
+        let _ = failed(sk, &address, ret);
+    }
+    0
+}
+
+/// Whether a connect call that returned `ret` failed, and never sent a SYN: a refused one did, and ends by its state.
+#[inline(always)]
+pub fn failed_before_syn(ret: i32) -> bool {
+    let sent_syn = CONNECTING.remove(&task::thread()).is_ok();
+    ret < 0 && !sent_syn && ret != -EINPROGRESS && ret != -EALREADY && ret != -EISCONN
+}
+
+/// Publishes the failure of `sk`'s connect to `address`.
+#[inline(always)]
+pub fn failed(sk: *const c_void, address: &Address, ret: i32) -> Option<()> {
+    if probe_at::<u16>(sk, SK_PROTOCOL)? != sock::TCP {
+        return None;
+    }
+    let family = u16::from_ne_bytes([address[0], address[1]]);
+    let remote_addr = match family {
+        AF_INET => mapped([address[4], address[5], address[6], address[7]]),
+        AF_INET6 => {
+            let mut v6 = [0; 16];
+            v6.copy_from_slice(&address[8..24]);
+            v6
+        }
+        _ => return None,
+    };
+    let local = sock::probe_key(sk)?;
+    let key = FlowKey {
+        remote_addr,
+        remote_port: u16::from_be_bytes([address[2], address[3]]),
+        ..local
+    };
+    let process = task::process();
+    if u64::from(process.tgid) == knob(KNOB_OWN_TGID) {
+        count::one(SUPPRESSED_OWN);
+        return None;
+    }
+    if filter::excluded(&key, key.remote_port) {
+        count::one(SUPPRESSED_FILTER);
+        return None;
+    }
+    let mut record = ConnectFailedRecord {
+        header: Header::default(),
+        cookie: sock::cookie_if_set(sk),
+        key,
+        process,
+        error: ret.unsigned_abs(),
+        reserved: 0,
+    };
+    emit::publish(Kind::ConnectFailed, &mut record, emit::now());
+    Some(())
+}

@@ -1,0 +1,22 @@
+//! `fexit/tcp_recvmsg` (5.5, no lockdown): what each receive returned, where `sock_recv_length` is missing.
+
+use aya_ebpf::{macros::fexit, programs::FExitContext};
+use netprobe_common::KNOB_RECV_RET_ARG;
+
+use crate::{conn, kernel::sock::Sock, values::knob};
+
+const MSG_PEEK: i32 = 2;
+
+#[fexit(function = "tcp_recvmsg")]
+fn receive_exit(ctx: FExitContext) -> i32 {
+    let sk: Sock = ctx.arg(0);
+    // (sk, msg, len, flags, addr_len); until 5.18 with `nonblock` before the flags.
+    let (flags, ret): (i32, i32) = if knob(KNOB_RECV_RET_ARG) == 5 {
+        (ctx.arg(3), ctx.arg(5))
+    } else {
+        (ctx.arg(4), ctx.arg(6))
+    };
+    // SAFETY: the function's first argument is a typed, non-null socket.
+    unsafe { conn::received(sk, ret, flags & MSG_PEEK != 0) };
+    0
+}

@@ -1,0 +1,17 @@
+//! `fexit/tcp_sendmsg` (5.5, no lockdown): what each send returned, where `sock_send_length` is missing.
+//!
+//! Does not see sendfile before 6.5, which went through `tcp_sendpage`.
+
+use aya_ebpf::{macros::fexit, programs::FExitContext};
+
+use crate::{conn, kernel::sock::Sock};
+
+#[fexit(function = "tcp_sendmsg")]
+fn send_exit(ctx: FExitContext) -> i32 {
+    let sk: Sock = ctx.arg(0);
+    // int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
+    let ret: i32 = ctx.arg(3);
+    // SAFETY: the function's first argument is a typed, non-null socket.
+    unsafe { conn::sent(sk, ret) };
+    0
+}

@@ -1,0 +1,24 @@
+//! `tp_btf/sock_send_length` (6.3): what each send call returned.
+//!
+//! After the fact, so partial sends count what was taken; one hook for send, write, writev, sendmmsg, sendfile and
+//! splice to the socket. Fires for every protocol.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+
+use crate::{
+    conn,
+    kernel::sock::{self, Sock},
+};
+
+#[btf_tracepoint(function = "sock_send_length")]
+fn send_length(ctx: BtfTracePointContext) -> i32 {
+    let sk: Sock = ctx.arg(0);
+    let ret: i32 = ctx.arg(1);
+    // SAFETY: the tracepoint's first argument is a trusted, non-null socket.
+    unsafe {
+        if sock::protocol(sk) == sock::TCP {
+            conn::sent(sk, ret);
+        }
+    }
+    0
+}

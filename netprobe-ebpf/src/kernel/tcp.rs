@@ -1,0 +1,77 @@
+//! `struct tcp_sock`: the kernel's own counters, the truth for totals.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
+use netprobe_common::*;
+
+use super::{load, sock::Sock};
+use crate::values::has;
+
+/// Reads the counters of `sk`; `None` when it is not a full TCP socket.
+///
+/// # Safety
+/// `sk` is a typed, non-null socket pointer.
+#[inline(always)]
+pub unsafe fn counters(sk: Sock) -> Option<TcpCounters> {
+    // SAFETY: by contract; the helper checks the socket's kind and gives a typed pointer or null.
+    unsafe {
+        let tp: *const c_void = bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast();
+        if tp.is_null() {
+            return None;
+        }
+        Some(TcpCounters {
+            bytes_sent: load(tp, TP_BYTES_SENT),
+            bytes_acked: load(tp, TP_BYTES_ACKED),
+            bytes_received: load(tp, TP_BYTES_RECEIVED),
+            bytes_retrans: load(tp, TP_BYTES_RETRANS),
+            segs_out: load(tp, TP_SEGS_OUT),
+            segs_in: load(tp, TP_SEGS_IN),
+            retransmits: load(tp, TP_TOTAL_RETRANS),
+            srtt_us: load(tp, TP_SRTT_US),
+            mdev_us: load(tp, TP_MDEV_US),
+            unread: load::<u32>(tp, TP_RCV_NXT).wrapping_sub(load(tp, TP_COPIED_SEQ)),
+            unacked: load::<u32>(tp, TP_WRITE_SEQ).wrapping_sub(load(tp, TP_SND_UNA)),
+            reserved: 0,
+        })
+    }
+}
+
+/// Whether an upper layer (kTLS, …) sits on the socket: its bytes are not the application's.
+///
+/// # Safety
+/// As [`counters`].
+#[inline(always)]
+pub unsafe fn has_upper_layer(sk: Sock) -> bool {
+    if !has(ICSK_ULP_OPS) {
+        return false;
+    }
+    // SAFETY: by contract.
+    unsafe {
+        let tp: *const c_void = bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast();
+        !tp.is_null() && load::<u64>(tp, ICSK_ULP_OPS) != 0
+    }
+}
+
+/// Payload sent at least once and payload received, of a record whose counters are filled.
+#[inline(always)]
+pub fn payload(record: &FlowRecord) -> (u64, u64) {
+    let fin = u64::from(record.flags & flow_flags::FIN_RECEIVED != 0);
+    (
+        record.tcp.bytes_sent.saturating_sub(record.tcp.bytes_retrans),
+        record.tcp.bytes_received.saturating_sub(fin),
+    )
+}
+
+/// Whether the socket is a subflow of a multipath connection.
+///
+/// # Safety
+/// As [`counters`].
+#[inline(always)]
+pub unsafe fn is_multipath(sk: Sock) -> bool {
+    // SAFETY: by contract.
+    unsafe {
+        let tp: *const c_void = bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast();
+        !tp.is_null() && load::<u8>(tp, TP_IS_MPTCP) != 0
+    }
+}

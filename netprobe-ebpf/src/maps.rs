@@ -1,0 +1,49 @@
+//! Every map, with its capacity reasoned.
+
+use aya_ebpf::{
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+};
+use netprobe_common::{COUNTERS as COUNTER_COUNT, FlowRecord, UdpCounters, UdpKey};
+
+use crate::{conn::Conn, nat::Handshake};
+
+/// The one way of records to the agent. The agent sets the size (`probe.ring_bytes`) before load.
+#[map]
+pub static RECORDS: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
+
+/// State of every followed socket; lives and dies with the socket, so it has no capacity to run out of.
+#[btf_map]
+pub static CONNS: SkStorage<Conn> = SkStorage::new();
+
+/// Final records that found the ring full. 8,192 × 0.3 KiB: half a second of closes at 16,000 a second; past it,
+/// bytes go into the lost-bytes counters.
+#[map]
+pub static OVERFLOW: HashMap<u64, FlowRecord> = HashMap::with_max_entries(8192, 0);
+
+/// See `netprobe_common::counters`.
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
+
+/// Handshake packets on their way between namespaces, by packet address. Each is wanted for microseconds, and
+/// an entry is checked by TCP sequence number and age before use, so recycling the oldest is right.
+#[map]
+pub static HANDSHAKES: LruHashMap<u64, Handshake> = LruHashMap::with_max_entries(16384, 0);
+
+/// Threads inside a connect call that sent its SYN. Wanted for the length of the call; LRU because a thread killed
+/// inside the call never clears its entry.
+#[map]
+pub static CONNECTING: LruHashMap<u64, u64> = LruHashMap::with_max_entries(16384, 0);
+
+/// Counters of UDP flows; the agent removes idle ones. The agent sets the size before load.
+#[map]
+pub static UDP_FLOWS: HashMap<UdpKey, UdpCounters> = HashMap::with_max_entries(65536, 0);
+
+/// Ports of the kernel-side filter: 1 is listed, by port number.
+#[map]
+pub static FILTER_PORTS: Array<u8> = Array::with_max_entries(65536, 0);
+
+/// Networks of the kernel-side filter; prefix lengths count in the 128-bit mapped form.
+#[map]
+pub static FILTER_NETWORKS: LpmTrie<[u8; 16], u8> = LpmTrie::with_max_entries(1024, 0);
