@@ -1,0 +1,3 @@
+//! Stage 3: connections, their processes and their translations.
+
+pub mod sockets;
