@@ -28,6 +28,8 @@ pub struct ProbeReport {
     pub ledger: Option<LedgerReport>,
     /// Kernel-side counters by name that are not part of the ledger.
     pub counters: BTreeMap<String, u64>,
+    /// Connections dropped because an accept queue was full, by network namespace.
+    pub listen_overflows: BTreeMap<String, u64>,
     /// What the agent itself uses.
     pub cost: Option<CostReport>,
     /// Sentences an operator should read (accounting off, namespaces not readable, …).

@@ -27,6 +27,9 @@ pub struct MetricsConfig {
     /// Most values of `service`.
     #[serde(deserialize_with = "at_least_one")]
     pub max_services: usize,
+    /// Most pairs of `service` and `peer`: the bound on series that no single label has.
+    #[serde(deserialize_with = "at_least_one")]
+    pub max_pairs: usize,
     /// Most values of any other label.
     #[serde(deserialize_with = "at_least_one")]
     pub max_values: usize,
@@ -41,6 +44,7 @@ impl Default for MetricsConfig {
             peer_prefix_v6: 32,
             max_peer_networks: 50,
             max_services: 200,
+            max_pairs: 1000,
             max_values: 100,
         }
     }

@@ -1,0 +1,112 @@
+//! Prometheus metrics: counted in place by the pipeline thread, rendered by whoever scrapes.
+//!
+//! A flow event carries totals since the start of its connection, so counters are not fed from events: the flow
+//! table hands in what was added since it last did ([`Metrics::observe_flow`]), and each byte is counted once. What
+//! happens once to a connection (how it ended, whether its addresses were resolved) is counted from its final
+//! event, of which there is exactly one ([`Metrics::consume`]). Kernel and ledger figures are taken from a
+//! [`ProbeReport`] made for the scrape.
+
+mod flows;
+mod labels;
+mod probe;
+mod text;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use prometheus_client::{
+    encoding::text::{encode_eof, encode_registry},
+    registry::Registry,
+};
+
+pub use flows::{CONNECT_BUCKETS, FlowDelta};
+pub use labels::{OTHER, UNKNOWN};
+pub use text::Format;
+
+use crate::{
+    config::MetricsConfig,
+    event::{Event, FlowRole},
+    fanout::{Outcome, Sink},
+    probe_report::ProbeReport,
+};
+
+/// All metrics of the agent. Shared: the pipeline counts, the API renders.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    families: flows::Families,
+    labels: Mutex<labels::Labels>,
+}
+
+impl Metrics {
+    /// Metrics without a single series yet.
+    pub fn new(config: &MetricsConfig) -> Arc<Metrics> {
+        let mut registry = Registry::with_prefix("netprobe");
+        let families = flows::Families::register(&mut registry);
+        let labels = labels::Labels::new(config, families.label_overflow.clone());
+        Arc::new(Metrics {
+            registry,
+            families,
+            labels: Mutex::new(labels),
+        })
+    }
+
+    /// Counts what a flow did since it was last observed.
+    pub fn observe_flow(&self, delta: &FlowDelta<'_>) {
+        self.families.observe(delta, &mut self.labels());
+    }
+
+    /// Moves a live flow: `(None, Some)` when it begins, `(Some, None)` when it ends, both when its service
+    /// becomes known. The service given as `from` must be the one given as `to` before.
+    pub fn move_active(&self, from: Option<(Option<&str>, FlowRole)>, to: Option<(Option<&str>, FlowRole)>) {
+        self.families.move_active(from, to, &mut self.labels());
+    }
+
+    /// Counts what a final flow event says once and for all.
+    pub fn consume(&self, event: &Event) {
+        self.families.consume(event, &mut self.labels());
+    }
+
+    /// The page of a scrape. Without a report only what is counted here is on it.
+    pub fn render(&self, report: Option<ProbeReport>, format: Format) -> Result<String, fmt::Error> {
+        let mut page = String::new();
+        encode_registry(&mut page, &self.registry)?;
+        if let Some(report) = report {
+            let mut registry = Registry::with_prefix("netprobe");
+            registry.register_collector(Box::new(probe::ReportCollector(report)));
+            encode_registry(&mut page, &registry)?;
+        }
+        match format {
+            Format::OpenMetrics => {
+                encode_eof(&mut page)?;
+                Ok(page)
+            }
+            Format::Text => Ok(text::classic(&page)),
+        }
+    }
+
+    fn labels(&self) -> std::sync::MutexGuard<'_, labels::Labels> {
+        // Labels are whole after every step, so a panic elsewhere does not make them wrong.
+        self.labels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The metrics as a sink: synchronous, loses nothing.
+#[derive(Debug)]
+pub struct MetricsSink(pub Arc<Metrics>);
+
+impl Sink for MetricsSink {
+    fn name(&self) -> &'static str {
+        "metrics"
+    }
+
+    fn consume(&mut self, event: &Arc<Event>) -> Outcome {
+        self.0.consume(event);
+        Outcome::Delivered
+    }
+}
+
+#[cfg(test)]
+mod tests;

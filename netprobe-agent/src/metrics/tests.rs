@@ -1,0 +1,1 @@
+//! Tests of counting, bounds and the page.

@@ -1,0 +1,242 @@
+//! Sink: JSON Lines to a writer, in a thread of its own behind a bounded queue.
+//!
+//! A reader that goes away is success: what it did not read is suppressed, not lost. A writer that fails is loss.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    error::AgentError,
+    event::Event,
+    fanout::{Outcome, Settled, Sink},
+};
+
+/// Why an event was suppressed after the reader went away.
+pub const READER_GONE: &str = "reader_gone";
+/// Why an event was lost because the queue was full.
+pub const QUEUE_FULL: &str = "queue_full";
+/// Why an event was lost because it could not be written.
+pub const WRITE_FAILED: &str = "write_failed";
+/// Why an event was lost because time ran out at shutdown.
+pub const DEADLINE: &str = "deadline";
+
+/// Events that wait for the writer at most: some seconds of a busy host.
+const ROOM: usize = 65_536;
+/// Events written in one call.
+const BATCH: usize = 256;
+
+/// State the pipeline and the writer share. Every count changes under the one lock, together with what it counts.
+#[derive(Debug, Default)]
+struct Shared {
+    queue: VecDeque<Arc<Event>>,
+    /// Events the writer took out and has not settled.
+    in_hand: u64,
+    settled: Settled,
+    /// Set when nothing will be written any more: the reason for what comes.
+    ended: Option<Outcome>,
+    closing: bool,
+}
+
+/// The sink.
+#[derive(Debug)]
+pub struct Output {
+    shared: Arc<(Mutex<Shared>, Condvar)>,
+    gone: Arc<AtomicBool>,
+    room: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Output {
+    /// Writes to standard output. Fails when it is closed or cannot be written to.
+    pub fn stdout() -> Result<Output, AgentError> {
+        Output::start("standard output", Box::new(io::stdout()), ROOM)
+    }
+
+    /// Writes to `writer`, which is tried once before anything depends on it.
+    pub fn start(name: &str, mut writer: Box<dyn Write + Send>, room: usize) -> Result<Output, AgentError> {
+        let unwritable = |error| AgentError::UnwritableOutput {
+            output: name.to_owned(),
+            error,
+        };
+        // An empty write and a flush tell a closed or full output apart from a good one where the system can.
+        let tried = writer.write(&[]).and_then(|_| writer.flush());
+        match tried {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(unwritable(error)),
+            _ => {}
+        }
+        let shared = Arc::new((Mutex::new(Shared::default()), Condvar::new()));
+        let gone = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::Builder::new()
+            .name("output".to_owned())
+            .spawn({
+                let (shared, gone) = (shared.clone(), gone.clone());
+                move || write_all(&shared, &gone, &mut *writer)
+            })
+            .map_err(unwritable)?;
+        Ok(Output {
+            shared,
+            gone,
+            room,
+            thread: Some(thread),
+        })
+    }
+
+    /// A flag that becomes true when the reader went away: `netprobe run --output jsonl | head` then ends well.
+    pub fn reader_gone(&self) -> Arc<AtomicBool> {
+        self.gone.clone()
+    }
+}
+
+fn lock(shared: &(Mutex<Shared>, Condvar)) -> MutexGuard<'_, Shared> {
+    // Every step leaves the state whole, so a panic elsewhere does not make it wrong.
+    shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sink for Output {
+    fn name(&self) -> &'static str {
+        "output"
+    }
+
+    fn consume(&mut self, event: &Arc<Event>) -> Outcome {
+        let mut shared = lock(&self.shared);
+        if let Some(outcome) = shared.ended {
+            return outcome;
+        }
+        if shared.queue.len() >= self.room {
+            return Outcome::Lost(QUEUE_FULL);
+        }
+        shared.queue.push_back(event.clone());
+        if shared.queue.len() == 1 {
+            self.shared.1.notify_one();
+        }
+        Outcome::Queued
+    }
+
+    fn has_room(&self) -> bool {
+        let shared = lock(&self.shared);
+        shared.ended.is_none() && shared.queue.len() < self.room
+    }
+
+    fn settled(&self) -> Settled {
+        let shared = lock(&self.shared);
+        let mut settled = shared.settled.clone();
+        settled.queued = shared.queue.len() as u64 + shared.in_hand;
+        settled
+    }
+
+    fn shutdown(&mut self, deadline: Instant) {
+        let mut shared = lock(&self.shared);
+        shared.closing = true;
+        self.shared.1.notify_all();
+        while shared.ended.is_none() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // The writer is stuck. What it holds may or may not be out: lost is the safe word.
+                let held = shared.queue.len() as u64 + shared.in_hand;
+                shared.queue.clear();
+                shared.in_hand = 0;
+                shared.ended = Some(Outcome::Lost(DEADLINE));
+                settle(&mut shared, Outcome::Lost(DEADLINE), held);
+                // A stuck thread cannot be joined; it ends with the process.
+                self.thread = None;
+                return;
+            }
+            shared = match self.shared.1.wait_timeout(shared, left) {
+                Ok((shared, _)) => shared,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+        drop(shared);
+        if let Some(thread) = self.thread.take() {
+            // The thread is at its end; it cannot have panicked with `ended` set.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn settle(shared: &mut Shared, outcome: Outcome, count: u64) {
+    if count == 0 {
+        return;
+    }
+    match outcome {
+        Outcome::Delivered | Outcome::Queued => shared.settled.delivered += count,
+        Outcome::Lost(reason) => *shared.settled.lost.entry(reason).or_default() += count,
+        Outcome::Suppressed(reason) => *shared.settled.suppressed.entry(reason).or_default() += count,
+    }
+}
+
+/// The writer's thread.
+fn write_all(shared: &(Mutex<Shared>, Condvar), gone: &AtomicBool, writer: &mut dyn Write) {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut lines = Vec::new();
+    loop {
+        {
+            let mut state = lock(shared);
+            while state.queue.is_empty() && !state.closing && state.ended.is_none() {
+                state = match shared.1.wait_timeout(state, Duration::from_secs(1)) {
+                    Ok((state, _)) => state,
+                    Err(poisoned) => poisoned.into_inner().0,
+                };
+            }
+            if state.ended.is_some() {
+                return;
+            }
+            if state.queue.is_empty() {
+                state.ended = Some(Outcome::Suppressed("closed"));
+                shared.1.notify_all();
+                return;
+            }
+            let count = state.queue.len().min(BATCH);
+            batch.extend(state.queue.drain(..count));
+            state.in_hand = count as u64;
+        }
+        lines.clear();
+        let mut broken = 0;
+        for event in batch.drain(..) {
+            let whole = lines.len();
+            if let Err(error) = event.write_line(&mut lines) {
+                lines.truncate(whole);
+                broken += 1;
+                tracing::error!(%error, seq = event.seq, "an event could not be written as JSON");
+            }
+        }
+        let written = writer.write_all(&lines).and_then(|()| writer.flush());
+        let mut state = lock(shared);
+        if state.ended.is_some() {
+            // Shutdown gave up waiting and has settled what was in hand.
+            return;
+        }
+        let count = std::mem::take(&mut state.in_hand);
+        let outcome = match &written {
+            Ok(()) => Outcome::Delivered,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Outcome::Suppressed(READER_GONE),
+            Err(_) => Outcome::Lost(WRITE_FAILED),
+        };
+        settle(&mut state, outcome, count - broken);
+        settle(&mut state, Outcome::Lost(WRITE_FAILED), broken);
+        if let Err(error) = written {
+            let left = state.queue.len() as u64;
+            state.queue.clear();
+            settle(&mut state, outcome, left);
+            state.ended = Some(outcome);
+            shared.1.notify_all();
+            if outcome == Outcome::Suppressed(READER_GONE) {
+                gone.store(true, Ordering::Release);
+            } else {
+                tracing::error!(%error, "events can no longer be written to the output");
+            }
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

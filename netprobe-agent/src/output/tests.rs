@@ -1,0 +1,191 @@
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex, mpsc},
+    time::{Duration, Instant},
+};
+
+use super::*;
+use crate::{
+    event::{EventKind, Origin, Severity},
+    fanout::Fanout,
+};
+
+fn origin() -> Origin {
+    Origin::new("host", "boot", "0123456789abcdef")
+}
+
+fn event() -> Event {
+    Event::new(&origin(), EventKind::Agent, Severity::Info)
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+
+/// Writes that do what the test says, one entry a call.
+struct Scripted {
+    written: Arc<Mutex<Vec<u8>>>,
+    gate: Option<mpsc::Receiver<io::Result<()>>>,
+}
+
+impl Write for Scripted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !bytes.is_empty()
+            && let Some(gate) = &self.gate
+        {
+            gate.recv().unwrap_or(Ok(()))?;
+        }
+        self.written.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn scripted(room: usize) -> (Output, Arc<Mutex<Vec<u8>>>, mpsc::Sender<io::Result<()>>) {
+    let (say, gate) = mpsc::channel();
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let writer = Scripted {
+        written: written.clone(),
+        gate: Some(gate),
+    };
+    (
+        Output::start("a test", Box::new(writer), room).unwrap(),
+        written,
+        say,
+    )
+}
+
+#[test]
+fn writes_every_event_and_closes_its_books() {
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let writer = Scripted {
+        written: written.clone(),
+        gate: None,
+    };
+    let mut fanout = Fanout::new(origin());
+    fanout.add(Box::new(
+        Output::start("a test", Box::new(writer), 10_000).unwrap(),
+    ));
+    for _ in 0..1000 {
+        fanout.emit(event());
+        assert_eq!(fanout.check(), Ok(()));
+    }
+    fanout.shutdown(soon());
+    let ledger = &fanout.ledger()[0];
+    assert_eq!(
+        (ledger.emitted, ledger.delivered, ledger.queued, ledger.closes),
+        (1000, 1000, 0, true)
+    );
+    let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+    let numbers: Vec<_> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Event>(line).unwrap().seq.unwrap())
+        .collect();
+    assert_eq!(numbers, (1..=1000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_full_queue_is_loss_and_becomes_one_gap() {
+    let (output, written, say) = scripted(4);
+    let mut fanout = Fanout::new(origin());
+    fanout.add(Box::new(output));
+    // One at least is in the writer's hand or in the queue, so with room for four at most five are taken at once.
+    while fanout.ledger()[0].lost.is_empty() {
+        fanout.emit(event());
+        assert_eq!(fanout.check(), Ok(()));
+    }
+    fanout.emit(event());
+    fanout.emit(event());
+    drop(say);
+    while fanout.ledger()[0].queued > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let lost = fanout.ledger()[0].lost[QUEUE_FULL];
+    fanout.tick();
+    fanout.shutdown(soon());
+    assert_eq!(fanout.check(), Ok(()));
+    assert_eq!(fanout.emitted(EventKind::Gap), 1);
+    let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+    let gap: Event = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let gap = gap.gap.unwrap();
+    assert_eq!(
+        (&*gap.stage, &*gap.reason, gap.count),
+        ("output", QUEUE_FULL, Some(lost))
+    );
+    assert_eq!(gap.to_seq.unwrap() - gap.from_seq.unwrap() + 1, lost);
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_loss() {
+    let (output, _, say) = scripted(100);
+    let gone = output.reader_gone();
+    let mut fanout = Fanout::new(origin());
+    fanout.add(Box::new(output));
+    fanout.emit(event());
+    say.send(Err(io::ErrorKind::BrokenPipe.into())).unwrap();
+    while !gone.load(Ordering::Acquire) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    fanout.emit(event());
+    fanout.shutdown(soon());
+    let ledger = &fanout.ledger()[0];
+    assert!(ledger.closes && ledger.lost.is_empty(), "{ledger:?}");
+    assert_eq!(ledger.suppressed[READER_GONE], 2);
+    assert_eq!(fanout.emitted(EventKind::Gap), 0);
+}
+
+#[test]
+fn a_failing_writer_is_loss_and_is_told_to_the_others() {
+    let (output, _, say) = scripted(100);
+    let recent = crate::recent::Recent::new(100, usize::MAX);
+    let mut fanout = Fanout::new(origin());
+    fanout.add(Box::new(output));
+    fanout.add(Box::new(recent.clone()));
+    fanout.emit(event());
+    say.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
+    while fanout.ledger()[0].queued > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    fanout.shutdown(soon());
+    assert_eq!(fanout.check(), Ok(()));
+    let page = recent.all();
+    let gap = page.events.last().unwrap().gap.as_ref().unwrap();
+    assert_eq!(
+        (&*gap.stage, &*gap.reason, gap.count),
+        ("output", WRITE_FAILED, Some(1))
+    );
+}
+
+#[test]
+fn a_stuck_writer_does_not_hold_up_the_shutdown() {
+    let (output, _, _say) = scripted(100);
+    let mut fanout = Fanout::new(origin());
+    fanout.add(Box::new(output));
+    for _ in 0..10 {
+        fanout.emit(event());
+    }
+    let begin = Instant::now();
+    fanout.shutdown(begin + Duration::from_millis(50));
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    let ledger = &fanout.ledger()[0];
+    assert!(ledger.closes, "{ledger:?}");
+    assert_eq!(ledger.lost[DEADLINE], 10);
+}
+
+#[test]
+fn an_unwritable_output_is_an_error_at_once() {
+    struct Refuses;
+    impl Write for Refuses {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let error = Output::start("a test", Box::new(Refuses), 1).unwrap_err();
+    assert_eq!(error.exit() as u8, 8);
+}
