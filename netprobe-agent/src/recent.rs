@@ -143,8 +143,8 @@ mod tests {
         assert_eq!(numbers(&recent.after(0, 2)), [6, 7]);
         assert_eq!(numbers(&recent.after(7, 2)), [8, 9]);
         assert_eq!(numbers(&recent.after(9, 2)), [10]);
-        assert_eq!(numbers(&recent.after(10, 2)), []);
-        assert_eq!(numbers(&recent.after(99, 2)), []);
-        assert_eq!(numbers(&Recent::new(5, 1000).after(0, 2)), []);
+        assert_eq!(numbers(&recent.after(10, 2)), [0; 0]);
+        assert_eq!(numbers(&recent.after(99, 2)), [0; 0]);
+        assert_eq!(numbers(&Recent::new(5, 1000).after(0, 2)), [0; 0]);
     }
 }
