@@ -1,5 +1,7 @@
 //! `sock_diag` against real sockets in namespaces, with `ss` and the application's own counts as truth.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
 use std::{
     collections::{HashMap, HashSet},
     io::{Read, Write},

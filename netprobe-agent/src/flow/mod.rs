@@ -1,3 +1,6 @@
 //! Stage 3: connections, their processes and their translations.
 
+pub mod cgroup;
+pub mod owners;
+pub mod process;
 pub mod sockets;
