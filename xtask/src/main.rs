@@ -1,11 +1,14 @@
 //! `cargo xtask`: set-up, build, run, test and lint netprobe, each one command on a fresh machine.
 
+mod build;
 mod ebpf;
 mod packages;
 mod sh;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -30,6 +33,39 @@ enum Command {
     },
     /// Build the BPF programs into target/bpf/netprobe.bpf.o
     Ebpf,
+    /// Other kernels, in a virtual machine
+    #[command(subcommand)]
+    Vm(Vm),
+}
+
+/// What to do in virtual machines.
+#[derive(Subcommand)]
+enum Vm {
+    /// Run one command: `cargo xtask vm run --kernel 6.1 -- netprobe doctor`
+    Run {
+        #[command(flatten)]
+        machine: Machine,
+        /// `netprobe`, a path to a program of this machine, or a tool of the guest
+        #[arg(required = true, last = true)]
+        command: Vec<String>,
+    },
+}
+
+/// Which machines.
+#[derive(clap::Args)]
+struct Machine {
+    /// A kernel of vm/kernels.toml, or `all`; may be repeated [default: 6.12]
+    #[arg(long = "kernel", value_name = "VERSION")]
+    kernels: Vec<String>,
+    /// Seconds without console output that count as a hang
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    silence: u64,
+}
+
+impl Machine {
+    fn silence(&self) -> Duration {
+        Duration::from_secs(self.silence)
+    }
 }
 
 fn main() -> ExitCode {
@@ -55,5 +91,6 @@ fn dispatch(command: Command) -> Result<()> {
             toolchain::ensure_linker()
         }
         Command::Ebpf => ebpf::build().map(drop),
+        Command::Vm(Vm::Run { machine, command }) => vm::run(&machine.kernels, &command, machine.silence()),
     }
 }

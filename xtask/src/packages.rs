@@ -11,7 +11,9 @@ use crate::sh::{self, say};
 pub(crate) enum Need {
     /// To build and run the agent.
     Build,
-    /// To run every test, the virtual machines included.
+    /// To run something in a virtual machine.
+    Vm,
+    /// To run every test.
     Test,
 }
 
@@ -40,27 +42,27 @@ const PACKAGES: &[Package] = packages! {
     // need  apt                dnf                 zypper              pacman              program               why
     Build "gcc"              "gcc"               "gcc"               "gcc"               "cc"                  "links host programs";
     Build "libc6-dev"        "glibc-devel"       "glibc-devel"       "glibc"             ""                    "C headers and start files";
-    Test  "iproute2"         "iproute"           "iproute2"          "iproute2"          "ip"                  "namespaces, veth pairs, ss";
-    Test  "nftables"         "nftables"          "nftables"          "nftables"          "nft"                 "the NAT gateway";
-    Test  "conntrack"        "conntrack-tools"   "conntrack-tools"   "conntrack-tools"   "conntrack"           "NAT truth";
-    Test  "curl"             "curl"              "curl"              "curl"              "curl"                "a real client";
-    Test  "tcpdump"          "tcpdump"           "tcpdump"           "tcpdump"           "tcpdump"             "latency truth";
-    Test  "socat"            "socat"             "socat"             "socat"             "socat"               "odd sockets";
+    Vm    "iproute2"         "iproute"           "iproute2"          "iproute2"          "ip"                  "namespaces, veth pairs, ss";
+    Vm    "nftables"         "nftables"          "nftables"          "nftables"          "nft"                 "the NAT gateway";
+    Vm    "conntrack"        "conntrack-tools"   "conntrack-tools"   "conntrack-tools"   "conntrack"           "NAT truth";
+    Vm    "curl"             "curl"              "curl"              "curl"              "curl"                "a real client";
+    Vm    "tcpdump"          "tcpdump"           "tcpdump"           "tcpdump"           "tcpdump"             "latency truth";
+    Vm    "socat"            "socat"             "socat"             "socat"             "socat"               "odd sockets";
     Test  "nginx"            "nginx"             "nginx"             "nginx"             "nginx"               "a server that uses sendfile";
     Test  "haproxy"          "haproxy"           "haproxy"           "haproxy"           "haproxy"             "a proxy that splices";
     Test  "postgresql"       "postgresql-server" "postgresql-server" "postgresql"        ""                    "a database server";
     Test  "pgbouncer"        "pgbouncer"         "pgbouncer"         "pgbouncer"         "pgbouncer"           "a connection pool";
     Test  "redis-server"     "redis"             "redis"             "redis"             "redis-server"        "a key-value server";
     Test  "prometheus"       "golang-github-prometheus" "golang-github-prometheus-prometheus" "prometheus" "promtool" "checks the exposition";
-    Test  "kmod"             "kmod"              "kmod"              "kmod"              "modprobe"            "modules of the VM kernels";
-    Test  "dpkg"             "dpkg"              "dpkg"              "dpkg"              "dpkg-deb"            "unpacks the VM kernels";
-    Test  "xz-utils"         "xz"                "xz"                "xz"                "xz"                  "unpacks the VM kernels";
+    Vm    "kmod"             "kmod"              "kmod"              "kmod"              "modprobe"            "modules of the VM kernels";
+    Vm    "dpkg"             "dpkg"              "dpkg"              "dpkg"              "dpkg-deb"            "unpacks the VM kernels";
+    Vm    "xz-utils"         "xz"                "xz"                "xz"                "xz"                  "unpacks the VM kernels";
 };
 
 /// The emulator differs by machine: the VM runs the host's own architecture.
 const QEMU: Package = if cfg!(target_arch = "aarch64") {
     Package {
-        need: Need::Test,
+        need: Need::Vm,
         apt: "qemu-system-arm",
         dnf: "qemu-system-aarch64-core",
         zypper: "qemu-arm",
@@ -70,7 +72,7 @@ const QEMU: Package = if cfg!(target_arch = "aarch64") {
     }
 } else {
     Package {
-        need: Need::Test,
+        need: Need::Vm,
         apt: "qemu-system-x86",
         dnf: "qemu-system-x86-core",
         zypper: "qemu-x86",

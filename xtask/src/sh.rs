@@ -94,7 +94,6 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// Where cargo puts host builds: `target/` unless the caller moved it.
-#[expect(dead_code, reason = "the VM follows in the next step")]
 pub(crate) fn target() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => root().join(dir),

@@ -1,0 +1,68 @@
+//! Host builds, and where cargo put them.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::ebpf;
+use crate::sh::{self, say};
+
+/// The agent as users run it: BPF object first, then an optimised binary. Returns its path.
+pub(crate) fn agent() -> Result<PathBuf> {
+    ebpf::build()?;
+    say!("building netprobe");
+    sh::run(sh::cargo(None).args(["build", "--release", "-p", "netprobe-agent", "--bin", "netprobe"]))
+        .context("netprobe did not build")?;
+    Ok(sh::target().join("release/netprobe"))
+}
+
+#[expect(dead_code, reason = "the test command follows in the next step")]
+/// The truth tests, built and not run.
+pub(crate) fn truth() -> Result<PathBuf> {
+    say!("building the truth tests");
+    executable(sh::cargo(None).args(["test", "--no-run", "-p", "netprobe-tests", "--test", "truth"]))
+        .context("the truth tests did not build")
+}
+
+/// PID 1 of the virtual machines, linked statically: nothing is there yet when it starts.
+pub(crate) fn vm_init() -> Result<PathBuf> {
+    let host = host_triple()?;
+    executable(
+        sh::cargo(None)
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .args(["build", "--release", "-p", "vm-init", "--target", &host]),
+    )
+    .context("vm-init did not build; a static C library is needed (libc.a)")
+}
+
+fn host_triple() -> Result<String> {
+    let version = sh::output(sh::clean("rustc").arg("-vV"))?;
+    let host = version
+        .lines()
+        .find_map(|l| l.strip_prefix("host: "))
+        .context("rustc -vV names no host")?;
+    Ok(host.trim().to_owned())
+}
+
+/// Runs a cargo build and returns the one executable it reports.
+fn executable(cmd: &mut Command) -> Result<PathBuf> {
+    cmd.args(["--message-format", "json-render-diagnostics"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
+    let shown = sh::shown(cmd);
+    let out = cmd.output().with_context(|| format!("cannot start `{shown}`"))?;
+    if !out.status.success() {
+        bail!("`{shown}` failed ({})", out.status);
+    }
+    let mut found = String::from_utf8_lossy(&out.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .collect::<Vec<_>>();
+    match (found.pop(), found.is_empty()) {
+        (Some(path), true) => Ok(path),
+        (None, _) => bail!("`{shown}` built no executable"),
+        (Some(_), false) => bail!("`{shown}` built more than one executable"),
+    }
+}

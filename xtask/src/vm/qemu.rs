@@ -1,0 +1,167 @@
+//! One boot under QEMU: the console read line by line until the verdict, a panic or a hang.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::sh;
+
+/// What init prints last.
+const VERDICT: &str = "netprobe-vm: verdict ";
+
+/// How a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The command ended with this exit code.
+    Verdict(i32),
+    /// The machine went away without a verdict: a kernel panic, or QEMU itself.
+    Died(String),
+    /// Nothing on the console for this long; the machine was stopped.
+    Silent(Duration),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Verdict(0) => f.write_str("succeeded"),
+            Self::Verdict(code) => write!(f, "exit code {code}"),
+            Self::Died(how) => write!(f, "died without a verdict: {how}"),
+            Self::Silent(limit) => write!(f, "hung: nothing on the console for {} s", limit.as_secs()),
+        }
+    }
+}
+
+/// One run.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// How it ended.
+    pub(crate) end: End,
+    #[expect(dead_code, reason = "the test command follows in the next step")]
+    /// The console, line by line.
+    pub(crate) console: Vec<String>,
+    /// From start to end.
+    pub(crate) took: Duration,
+}
+
+/// Boots and waits. The console passes through to stdout.
+pub(crate) fn run(kernel: &Path, initramfs: &Path, silence: Duration) -> Result<Outcome> {
+    let started = Instant::now();
+    let mut child = command(kernel, initramfs)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start QEMU")?;
+    let result = watch(&mut child, silence);
+    // Whatever happened, no machine is left behind; ending one that has ended is no error worth telling.
+    let _ = child.kill();
+    let _ = child.wait();
+    let _ = std::fs::remove_file(initramfs);
+    let (end, console) = result?;
+    Ok(Outcome {
+        end,
+        console,
+        took: started.elapsed(),
+    })
+}
+
+fn command(kernel: &Path, initramfs: &Path) -> Command {
+    let mut cmd = sh::clean(format!("qemu-system-{}", std::env::consts::ARCH));
+    // Emulation with one CPU: it runs on machines that are virtual themselves, and more CPUs were seen to crash.
+    cmd.args([
+        "-accel",
+        "tcg,thread=single",
+        "-cpu",
+        "qemu64",
+        "-smp",
+        "1",
+        "-m",
+        "2048",
+    ])
+    .args([
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-serial",
+        "stdio",
+        "-nic",
+        "none",
+    ])
+    // A panic reboots at once, and a reboot ends QEMU.
+    .args([
+        "-no-reboot",
+        "-append",
+        "console=ttyS0 quiet loglevel=3 panic=-1 oops=panic mitigations=off",
+    ])
+    .arg("-kernel")
+    .arg(kernel)
+    .arg("-initrd")
+    .arg(initramfs);
+    cmd
+}
+
+fn watch(child: &mut Child, silence: Duration) -> Result<(End, Vec<String>)> {
+    let stdout = child.stdout.take().context("QEMU has no console")?;
+    let mut stderr = child.stderr.take().context("QEMU has no stderr")?;
+    let (send, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(stdout);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            let text = String::from_utf8_lossy(&line)
+                .trim_end_matches(['\r', '\n'])
+                .to_owned();
+            if send.send(text).is_err() {
+                break;
+            }
+            line.clear();
+        }
+    });
+    let mut console = Vec::new();
+    loop {
+        match lines.recv_timeout(silence) {
+            Ok(line) => {
+                if let Some(code) = verdict(&line) {
+                    return Ok((End::Verdict(code), console));
+                }
+                println!("{line}");
+                console.push(line);
+            }
+            Err(RecvTimeoutError::Timeout) => return Ok((End::Silent(silence), console)),
+            Err(RecvTimeoutError::Disconnected) => {
+                let mut said = String::new();
+                // Best effort: QEMU's own last words, if any.
+                let _ = stderr.read_to_string(&mut said);
+                let panic = console.iter().rev().find(|l| l.contains("Kernel panic"));
+                let how = panic.map_or_else(|| said.trim().to_owned(), Clone::clone);
+                return Ok((
+                    End::Died(if how.is_empty() { "powered off".into() } else { how }),
+                    console,
+                ));
+            }
+        }
+    }
+}
+
+/// The verdict may follow unfinished output on the same line.
+fn verdict(line: &str) -> Option<i32> {
+    line.split_once(VERDICT)?.1.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verdict;
+
+    #[test]
+    fn verdict_lines() {
+        assert_eq!(verdict("netprobe-vm: verdict 0"), Some(0));
+        assert_eq!(verdict("half a linenetprobe-vm: verdict 137"), Some(137));
+        assert_eq!(verdict("netprobe-vm: cannot load x"), None);
+    }
+}
