@@ -1,0 +1,162 @@
+//! Bytes, by every call that moves them.
+
+use anyhow::{Result, ensure};
+use netprobe_tests::traffic::proto::{Cmd, RecvHow, SendHow};
+
+use super::{Case, Need, Pair, check_bytes};
+
+pub(crate) const CASES: &[Case] = &[
+    Case::new("bytes_send_recv_small_calls", || {
+        moved("small", SendHow::Send, RecvHow::Recv, 30_011, 7)
+    }),
+    Case::new("bytes_writev", || {
+        moved("writev", SendHow::Writev, RecvHow::Recv, 100_001, 10_000)
+    }),
+    Case::new("bytes_sendmmsg_recvmmsg", || {
+        moved("mmsg", SendHow::Sendmmsg, RecvHow::Recvmmsg, 100_001, 9_000)
+    }),
+    Case::new("bytes_sendfile", || {
+        moved("sendfile", SendHow::Sendfile, RecvHow::Recv, 3_000_001, 1 << 20)
+    }),
+    Case::new("bytes_splice_to_socket", || {
+        moved("spliceto", SendHow::Splice, RecvHow::Recv, 1_000_001, 65_536)
+    }),
+    Case::new("bytes_splice_from_socket", || {
+        moved("splicefr", SendHow::Send, RecvHow::Splice, 1_000_001, 65_536)
+    }),
+    Case::new("bytes_peek_counts_once", || {
+        moved("peek", SendHow::Send, RecvHow::PeekFirst, 50_001, 1000)
+    }),
+    Case::new("bytes_discarded_by_trunc", || {
+        moved("trunc", SendHow::Send, RecvHow::Discard, 500_001, 65_536)
+    }),
+    Case::new("bytes_io_uring", || {
+        moved("uring", SendHow::Uring, RecvHow::Uring, 200_001, 20_000)
+    })
+    .needs(&[Need::Uring]),
+    Case::new("bytes_zero_copy", zero_copy),
+    Case::new("bytes_partial_writes", partial_writes),
+    Case::new("bytes_more_than_4_gib", more_than_4_gib)
+        .alone()
+        .needs(&[Need::Speed]),
+];
+
+/// Client sends `bytes`, server answers with a third of it, by these calls.
+fn moved(name: &str, send: SendHow, recv: RecvHow, bytes: u64, chunk: usize) -> Result<()> {
+    exchange(Pair::local(name)?, send, recv, bytes, chunk)
+}
+
+fn exchange(mut pair: Pair, send: SendHow, recv: RecvHow, bytes: u64, chunk: usize) -> Result<()> {
+    let (client, server) = pair.open()?;
+    let back = bytes / 3;
+    // Both ends at work: more than a buffer holds goes through.
+    pair.srv.begin(&Cmd::Recv {
+        socket: server.socket,
+        bytes: Some(bytes),
+        how: recv,
+    })?;
+    let sent = pair.cli.call(Cmd::Send {
+        socket: client.socket,
+        bytes,
+        chunk,
+        how: send,
+    })?;
+    let received = pair.srv.finish()?;
+    ensure!(
+        sent.bytes == bytes && received.bytes == bytes,
+        "{sent:?} {received:?}"
+    );
+    pair.cli.begin(&Cmd::Recv {
+        socket: client.socket,
+        bytes: Some(back),
+        how: recv,
+    })?;
+    let sent = pair.srv.call(Cmd::Send {
+        socket: server.socket,
+        bytes: back,
+        chunk,
+        how: send,
+    })?;
+    let received = pair.cli.finish()?;
+    ensure!(
+        sent.bytes == back && received.bytes == back,
+        "{sent:?} {received:?}"
+    );
+    let (c, s) = pair.finish(client, server)?;
+    check_bytes(&c, bytes, back)?;
+    check_bytes(&s, back, bytes)
+}
+
+/// Across a veth, where the kernel need not copy at once; on the loopback it always does.
+fn zero_copy() -> Result<()> {
+    exchange(
+        Pair::across("zerocopy", 30200)?,
+        SendHow::ZeroCopy,
+        RecvHow::Recv,
+        2_000_001,
+        100_000,
+    )
+}
+
+/// A reader that stops: the write returns less than asked for, and only that counts.
+fn partial_writes() -> Result<()> {
+    let mut pair = Pair::local("partial")?;
+    let (client, server) = pair.open()?;
+    // No one reads: the call is cut short by the send timeout of the socket, after some of it was taken.
+    pair.cli.call(Cmd::SendTimeout {
+        socket: client.socket,
+        ms: 300,
+    })?;
+    let sent = pair.cli.attempt(Cmd::SendOnce {
+        socket: client.socket,
+        bytes: 64 << 20,
+    })?;
+    ensure!(
+        sent.errno == 0 && sent.bytes > 0 && sent.bytes < 64 << 20,
+        "a partial write: {sent:?}"
+    );
+    let received = {
+        pair.srv.begin(&Cmd::Recv {
+            socket: server.socket,
+            bytes: None,
+            how: RecvHow::Recv,
+        })?;
+        pair.cli.close(client.socket)?;
+        pair.srv.finish()?
+    };
+    ensure!(
+        received.bytes == sent.bytes,
+        "what was taken arrives: {received:?}"
+    );
+    pair.srv.close(server.socket)?;
+    let (c, s) = pair.finals(&client, &server)?;
+    check_bytes(&c, sent.bytes, 0)?;
+    check_bytes(&s, 0, sent.bytes)
+}
+
+/// Counters are 64 bits wide: 4 GiB and a bit, one way.
+fn more_than_4_gib() -> Result<()> {
+    let mut pair = Pair::local("huge")?;
+    let bytes = (4u64 << 30) + 12_345;
+    let (client, server) = pair.open()?;
+    pair.srv.begin(&Cmd::Recv {
+        socket: server.socket,
+        bytes: Some(bytes),
+        how: RecvHow::Discard,
+    })?;
+    let chunk = 1 << 20;
+    let sent = pair.cli.call(Cmd::Send {
+        socket: client.socket,
+        bytes,
+        chunk,
+        how: SendHow::Send,
+    })?;
+    let received = pair.srv.finish()?;
+    ensure!(
+        sent.bytes == bytes && received.bytes == bytes,
+        "{sent:?} {received:?}"
+    );
+    let (c, s) = pair.finish(client, server)?;
+    check_bytes(&c, bytes, 0)?;
+    check_bytes(&s, 0, bytes)
+}

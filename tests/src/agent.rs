@@ -1,0 +1,498 @@
+//! The agent under test: started with settings of its own, its events collected, its ledger read.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::event::{Event, plain, schema_fault};
+use crate::traffic::Connection;
+use crate::{http, wait_for};
+
+/// How long a case waits for an event. Generous: a passing case does not pay it, an emulated machine needs it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Takes lines of the agent's stdout.
+pub type LineSink = Box<dyn FnMut(&str) + Send>;
+
+/// Settings of one agent.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Lines for `[probe]`.
+    pub probe: String,
+    /// Lines for `[flow]`.
+    pub flow: String,
+    /// More arguments for `run`.
+    pub args: Vec<String>,
+    /// Do not ask for events on stdout.
+    pub silent: bool,
+}
+
+/// A running agent.
+pub struct Agent {
+    child: Mutex<Child>,
+    pid: Pid,
+    folder: tempfile::TempDir,
+    listen: SocketAddr,
+    collected: Arc<Collected>,
+    reader: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What came out of an agent.
+#[derive(Default)]
+struct Collected {
+    events: Mutex<Vec<Arc<Event>>>,
+    faults: Mutex<Vec<String>>,
+}
+
+/// An agent's end.
+pub struct Stopped {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Everything it said on stdout.
+    pub events: Vec<Arc<Event>>,
+    /// What it said on stderr.
+    pub log: String,
+}
+
+/// The binary under test.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("NETPROBE_BIN") {
+        return Ok(path.into());
+    }
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    ["release/netprobe", "debug/netprobe"]
+        .iter()
+        .map(|name| target.join(name))
+        .find(|path| path.exists())
+        .context(
+            "no netprobe binary: build it (`cargo build --release -p netprobe-agent`) or set NETPROBE_BIN",
+        )
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Writes a configuration into `folder`; its path and the API's address.
+pub fn write_config(folder: &Path, settings: &Settings) -> Result<(PathBuf, SocketAddr)> {
+    let listen = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+    let path = folder.join("netprobe.toml");
+    let text = format!(
+        "[probe]\n{}\n[flow]\n{}\n[api]\nlisten = \"{listen}\"\nsocket = \"{}\"\n",
+        settings.probe,
+        settings.flow,
+        folder.join("api.sock").display()
+    );
+    std::fs::write(&path, text)?;
+    Ok((path, listen))
+}
+
+impl Agent {
+    /// The agent most cases share; started when first asked for.
+    pub fn shared() -> Result<Arc<Agent>> {
+        let slot = shared_slot();
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*slot {
+            Some(Ok(agent)) => Ok(agent.clone()),
+            Some(Err(why)) => bail!("the shared agent did not start: {why}"),
+            None => {
+                let started = Agent::start(&Settings {
+                    flow: "update_every = \"1s\"\nopen_after = \"200ms\"\nudp_idle = \"2s\"".to_owned(),
+                    ..Settings::default()
+                });
+                match started {
+                    Ok(agent) => {
+                        let agent = Arc::new(agent);
+                        *slot = Some(Ok(agent.clone()));
+                        Ok(agent)
+                    }
+                    Err(error) => {
+                        *slot = Some(Err(format!("{error:#}")));
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the shared agent away, to stop it; `None` when no case asked for it.
+    pub fn take_shared() -> Option<Arc<Agent>> {
+        shared_slot()
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()?
+            .ok()
+    }
+
+    /// Starts an agent that collects its events, and waits until it is ready.
+    pub fn start(settings: &Settings) -> Result<Agent> {
+        let collected = Arc::new(Collected::default());
+        let keep = collected.clone();
+        let sink: LineSink = Box::new(move |line| keep.take(line));
+        Agent::start_with(settings, collected, sink)
+    }
+
+    /// Starts an agent whose lines go to `sink`.
+    pub fn start_into(settings: &Settings, sink: LineSink) -> Result<Agent> {
+        Agent::start_with(settings, Arc::default(), sink)
+    }
+
+    fn start_with(settings: &Settings, collected: Arc<Collected>, mut sink: LineSink) -> Result<Agent> {
+        let folder = tempfile::tempdir()?;
+        let (config, listen) = write_config(folder.path(), settings)?;
+        let log = std::fs::File::create(folder.path().join("stderr"))?;
+        let mut command = Command::new(binary()?);
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(config)
+            .args(&settings.args)
+            .current_dir(folder.path());
+        if settings.silent {
+            command.stdout(Stdio::null());
+        } else {
+            command.args(["--output", "jsonl"]).stdout(Stdio::piped());
+        }
+        let mut child = command.stderr(log).spawn().context("netprobe does not start")?;
+        let pid = Pid::from_raw(child.id() as i32);
+        let reader = child.stdout.take().map(|stdout| {
+            std::thread::spawn(move || {
+                let mut stdout = BufReader::with_capacity(1 << 20, stdout);
+                let mut line = String::new();
+                while stdout.read_line(&mut line).is_ok_and(|n| n > 0) {
+                    sink(line.trim_end());
+                    line.clear();
+                }
+            })
+        });
+        let agent = Agent {
+            child: Mutex::new(child),
+            pid,
+            folder,
+            listen,
+            collected,
+            reader: Mutex::new(reader),
+        };
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    fn wait_ready(&self) -> Result<()> {
+        let ready = wait_for("the agent to be ready", Duration::from_secs(60), || {
+            if self.child().try_wait().is_ok_and(|status| status.is_some()) {
+                return Some(false);
+            }
+            matches!(http::get(self.listen, "/health/ready"), Ok((200, _))).then_some(true)
+        });
+        match ready {
+            Ok(true) => Ok(()),
+            Ok(false) => bail!("the agent ended at once: {}", self.log()),
+            Err(error) => bail!("{error}: {}", self.log()),
+        }
+    }
+
+    fn child(&self) -> std::sync::MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw() as u32
+    }
+
+    /// Address of its API.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Path of its Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("api.sock")
+    }
+
+    /// What it said on stderr so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(self.pid, signal)?)
+    }
+
+    /// Every event so far.
+    pub fn events(&self) -> Vec<Arc<Event>> {
+        self.collected
+            .events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Lines that were no proper events.
+    pub fn faults(&self) -> Vec<String> {
+        self.collected
+            .faults
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Waits for the first event that `wanted` accepts.
+    pub fn wait_event(&self, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Result<Arc<Event>> {
+        let mut looked = 0;
+        wait_for(what, PATIENCE, || {
+            let events = self
+                .collected
+                .events
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let found = events[looked..].iter().find(|event| wanted(event)).cloned();
+            looked = events.len();
+            found
+        })
+        .map_err(|error| {
+            let near: Vec<String> = self
+                .events()
+                .iter()
+                .rev()
+                .take(5)
+                .filter_map(|event| serde_json::to_string(&**event).ok())
+                .collect();
+            anyhow!("{error}; last events:\n{}", near.join("\n"))
+        })
+    }
+
+    /// Waits for the final event of a socket's connection, by its addresses and its cookie.
+    pub fn wait_final(&self, role: &str, netns: u64, connection: &Connection) -> Result<Arc<Event>> {
+        let (local, remote) = (plain(connection.local), plain(connection.remote));
+        self.wait_event(
+            &format!("the final {role} event of {local} {remote} in {netns}"),
+            |event| {
+                event.is_final()
+                    && event.role.as_deref() == Some(role)
+                    && event.netns == Some(netns)
+                    && event.internal() == Some(local)
+                    && event.peer() == Some(remote)
+                    && event.cookie() == Some(connection.cookie)
+            },
+        )
+    }
+
+    /// Waits for the final event of a forwarded connection.
+    pub fn wait_forwarded(&self, netns: u64, from: SocketAddr, to: SocketAddr) -> Result<Arc<Event>> {
+        self.wait_event(
+            &format!("the final forwarded event of {from} {to} in {netns}"),
+            |event| {
+                event.is_final()
+                    && event.role.as_deref() == Some("forwarded")
+                    && event.netns == Some(netns)
+                    && event.internal() == Some(plain(from))
+                    && event.peer() == Some(plain(to))
+            },
+        )
+    }
+
+    /// GET on its API.
+    pub fn get(&self, path: &str) -> Result<http::Answer> {
+        http::get(self.listen, path)
+    }
+
+    /// `/api/v1/probe`.
+    pub fn probe(&self) -> Result<Value> {
+        let (status, body) = self.get("/api/v1/probe")?;
+        if status != 200 {
+            bail!("/api/v1/probe answered {status}: {body}");
+        }
+        Ok(serde_json::from_str(&body)?)
+    }
+
+    /// Waits until both equations of the ledger close, twice in a row with the same numbers; the ledger.
+    pub fn ledger_at_rest(&self, limit: Duration) -> Result<Ledger> {
+        let mut before: Option<Ledger> = None;
+        let mut last = String::new();
+        wait_for("the ledger to come to rest", limit, || {
+            std::thread::sleep(Duration::from_millis(200));
+            let now = match self.probe().and_then(|probe| Ledger::read(&probe)) {
+                Ok(now) => now,
+                Err(error) => {
+                    last = format!("{error:#}");
+                    return None;
+                }
+            };
+            last = format!("{now:?}");
+            let rest = now.faults().is_empty() && now.queued == 0 && before.as_ref() == Some(&now);
+            before = Some(now.clone());
+            rest.then_some(now)
+        })
+        .with_context(|| format!("last ledger: {last}"))
+    }
+
+    /// Asks it to stop (SIGTERM), waits, and gives all it said.
+    pub fn stop(&self) -> Result<Stopped> {
+        self.signal(Signal::SIGTERM)?;
+        let status = wait_for("the agent to end", Duration::from_secs(30), || {
+            self.child().try_wait().ok().flatten()
+        })?;
+        if let Some(reader) = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            reader
+                .join()
+                .map_err(|_| anyhow!("the reader of the agent's output panicked"))?;
+        }
+        Ok(Stopped {
+            status,
+            events: self.events(),
+            log: self.log(),
+        })
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Started, or why not; `None`: nobody has asked yet.
+type Shared = Option<Result<Arc<Agent>, String>>;
+
+fn shared_slot() -> &'static Mutex<Shared> {
+    static SHARED: Mutex<Shared> = Mutex::new(None);
+    &SHARED
+}
+
+impl Collected {
+    fn take(&self, line: &str) {
+        if let Some(fault) = schema_fault(line) {
+            self.faults
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(format!("{fault}: {line}"));
+        }
+        if let Ok(event) = serde_json::from_str(line) {
+            self.events
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(Arc::new(event));
+        }
+    }
+}
+
+/// The numbers of both equations, read from `/api/v1/probe` and added up here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// Records seen, all kinds.
+    pub seen: u64,
+    /// Records drained, all kinds.
+    pub drained: u64,
+    /// Records lost, all stages and reasons.
+    pub lost: u64,
+    /// Losses by `stage/reason`.
+    pub losses: std::collections::BTreeMap<String, u64>,
+    /// Payload bytes of connections whose final record was lost: sent, received.
+    pub lost_bytes: (u64, u64),
+    /// Per sink: emitted, delivered, lost, suppressed, queued.
+    pub sinks: std::collections::BTreeMap<String, [u64; 5]>,
+    /// Events emitted, all kinds.
+    pub emitted: u64,
+    /// Events in all queues.
+    pub queued: u64,
+    /// What the agent itself says of its equations.
+    pub says_closed: bool,
+}
+
+impl Ledger {
+    /// Reads the report.
+    pub fn read(probe: &Value) -> Result<Ledger> {
+        let ledger = probe
+            .get("ledger")
+            .filter(|l| l.is_object())
+            .context("the report has no ledger")?;
+        let kernel = &ledger["kernel"];
+        let mut losses = std::collections::BTreeMap::new();
+        for loss in kernel["lost"]
+            .as_array()
+            .context("ledger.kernel.lost is no list")?
+        {
+            let name = |key: &str| loss[key].as_str().unwrap_or("?").to_owned();
+            let count = loss["count"].as_u64().context("a loss without count")?;
+            *losses
+                .entry(format!("{}/{}", name("stage"), name("reason")))
+                .or_insert(0) += count;
+        }
+        let mut sinks = std::collections::BTreeMap::new();
+        let mut says_closed = kernel["closes"]
+            .as_bool()
+            .context("ledger.kernel.closes is missing")?;
+        for sink in ledger["sinks"].as_array().context("ledger.sinks is no list")? {
+            let number = |key: &str| sink[key].as_u64().with_context(|| format!("sink without {key}"));
+            let row = [
+                number("emitted")?,
+                number("delivered")?,
+                sum(&sink["lost"])?,
+                sum(&sink["suppressed"])?,
+                number("queued")?,
+            ];
+            says_closed &= sink["closes"].as_bool().context("a sink without closes")?;
+            sinks.insert(
+                sink["sink"].as_str().context("a sink without name")?.to_owned(),
+                row,
+            );
+        }
+        let lost_bytes = |key: &str| kernel["lost_bytes"][key].as_u64().unwrap_or(0);
+        Ok(Ledger {
+            seen: sum(&kernel["seen"])?,
+            drained: sum(&kernel["drained"])?,
+            lost: losses.values().sum(),
+            losses,
+            lost_bytes: (lost_bytes("sent"), lost_bytes("received")),
+            emitted: sum(&ledger["emitted"])?,
+            queued: sinks.values().map(|row| row[4]).sum(),
+            sinks,
+            says_closed,
+        })
+    }
+
+    /// Equations that do not close.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.seen != self.drained + self.lost {
+            faults.push(format!(
+                "(a) seen {} ≠ drained {} + lost {}",
+                self.seen, self.drained, self.lost
+            ));
+        }
+        for (name, [emitted, delivered, lost, suppressed, queued]) in &self.sinks {
+            if *emitted != delivered + lost + suppressed + queued || *emitted != self.emitted {
+                faults.push(format!(
+                    "(b) {name}: emitted {emitted} (of {}) ≠ {delivered} + {lost} + {suppressed} + {queued}",
+                    self.emitted
+                ));
+            }
+        }
+        if !self.says_closed {
+            faults.push("the agent itself says an equation does not close".to_owned());
+        }
+        faults
+    }
+}
+
+fn sum(numbers: &Value) -> Result<u64> {
+    let object = numbers.as_object().context("expected an object of counts")?;
+    object
+        .values()
+        .map(|n| n.as_u64().context("a count is no number"))
+        .sum()
+}

@@ -1,0 +1,1 @@
+//! Fast scripted load.
