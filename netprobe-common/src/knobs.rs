@@ -27,5 +27,9 @@ pub const KNOB_UDP: usize = 10;
 pub const KNOB_BYTE_CHECK: usize = 11;
 /// 1: programs write debug lines through aya-log.
 pub const KNOB_LOG: usize = 12;
+/// 1: `sys_exit` serves the accept fact.
+pub const KNOB_SYS_EXIT_ACCEPT: usize = 13;
+/// 1: `sys_exit` serves the failed-connect fact.
+pub const KNOB_SYS_EXIT_CONNECT: usize = 14;
 /// Entries of the array.
 pub const KNOB_COUNT: usize = 16;

@@ -74,7 +74,7 @@ offsets! {
     /// First byte not acknowledged.
     TP_SND_UNA = "tcp_sock.snd_una",
     /// Socket flags.
-    SK_FLAGS = "sock.sk_flags",
+    SK_FLAGS = "sock.__sk_common.skc_flags",
     /// Upper-layer protocol (kTLS, …).
     ICSK_ULP_OPS = "inet_connection_sock.icsk_ulp_ops",
     /// Owner of a packet.

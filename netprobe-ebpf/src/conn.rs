@@ -6,7 +6,7 @@ use netprobe_common::*;
 use crate::{
     count, emit, filter,
     kernel::{
-        clock, load,
+        clock,
         sock::{self, Sock, state},
         task, tcp,
     },
@@ -25,6 +25,8 @@ pub struct Conn {
     pub told_received: u64,
     /// Time of the last sample.
     pub sampled_ns: u64,
+    /// Ticks when the clock was last asked whether a sample is due.
+    pub asked_ticks: u64,
 }
 
 /// The socket's state, if it is followed.
@@ -75,6 +77,7 @@ unsafe fn begin(conn: &mut Conn, sk: Sock, role: Role, now: u64) {
     conn.told_sent = 0;
     conn.told_received = 0;
     conn.sampled_ns = now;
+    conn.asked_ticks = clock::ticks();
     let record = &mut conn.record;
     // SAFETY: by the caller's contract.
     unsafe {
@@ -99,7 +102,7 @@ pub unsafe fn connecting(sk: Sock) {
         let Some(conn) = get_or_create(sk) else { return };
         let now = clock::now();
         begin(conn, sk, Role::Client, now);
-        conn.record.process = task::process();
+        task::fill(&mut conn.record.process);
         let own = knob(KNOB_OWN_TGID);
         if own != 0 && u64::from(conn.record.process.tgid) == own {
             conn.record.flags |= flow_flags::EXCLUDED;
@@ -188,7 +191,7 @@ pub unsafe fn closed(sk: Sock, from: u8) {
         conn.record.last_state = from;
         conn.record.error = sock::error(sk);
         if conn.record.key.local_port == 0 {
-            conn.record.key.local_port = u16::from_be(load(sk, INET_SPORT));
+            conn.record.key.local_port = tcp::source_port(sk);
         }
         finish(conn, sk);
     }
@@ -383,6 +386,7 @@ unsafe fn followed<'a>(sk: Sock) -> Option<&'a mut Conn> {
                     let conn = adopt(sk)?;
                     // The agent knows it from its dump at start, but not that it is alive and whose it is.
                     conn.sampled_ns = 0;
+                    conn.asked_ticks = 0;
                     conn
                 }
                 _ => return None,
@@ -400,16 +404,26 @@ unsafe fn followed<'a>(sk: Sock) -> Option<&'a mut Conn> {
 #[inline(always)]
 unsafe fn after_io(conn: &mut Conn, sk: Sock) {
     if conn.record.io_process.tgid == 0 {
-        conn.record.io_process = task::process();
+        task::fill(&mut conn.record.io_process);
     }
     // Sampling stops at the final record: nothing may follow it.
-    let now = clock::coarse();
-    if now.wrapping_sub(conn.sampled_ns) as i64 > knob(KNOB_SAMPLE_NS) as i64
-        && conn.record.flags & flow_flags::FINAL == 0
-    {
+    if conn.record.flags & flow_flags::FINAL == 0 && due(conn, knob(KNOB_SAMPLE_NS)) {
         // SAFETY: by the caller's contract.
         unsafe { sample(conn, sk) };
     }
+}
+
+/// Whether the last sample is older than `interval_ns`. The clock costs as much as the rest of the hook, so it is asked
+/// ten times a second at most.
+#[inline(always)]
+fn due(conn: &mut Conn, interval_ns: u64) -> bool {
+    const TICKS: u64 = 100;
+    let ticks = clock::ticks();
+    if ticks.wrapping_sub(conn.asked_ticks) < TICKS {
+        return false;
+    }
+    conn.asked_ticks = ticks;
+    clock::now().wrapping_sub(conn.sampled_ns) > interval_ns
 }
 
 /// A data or SYN segment was sent again.
@@ -429,7 +443,7 @@ pub unsafe fn retransmitted(sk: Sock) {
             count::one(SYN_RETRANSMITS);
             return;
         }
-        if clock::coarse().wrapping_sub(conn.sampled_ns) as i64 > AT_MOST_EVERY_NS as i64 {
+        if due(conn, AT_MOST_EVERY_NS) {
             sample(conn, sk);
         }
     }

@@ -6,7 +6,9 @@ use aya_ebpf::{
     macros::{fexit, kretprobe},
     programs::{FExitContext, RetProbeContext},
 };
-use netprobe_common::{ACCEPT_UNKNOWN, AcceptRecord, Header, KNOB_ACCEPT_RET_ARG, KNOB_OWN_TGID, Kind};
+use netprobe_common::{
+    ACCEPT_UNKNOWN, AcceptRecord, Header, KNOB_ACCEPT_RET_ARG, KNOB_OWN_TGID, Kind, Process,
+};
 
 use crate::{
     count, emit,
@@ -41,8 +43,7 @@ pub fn accepted(sk: Sock) {
     if sk.is_null() {
         return;
     }
-    let process = task::process();
-    if u64::from(process.tgid) == knob(KNOB_OWN_TGID) {
+    if u64::from(task::tgid()) == knob(KNOB_OWN_TGID) {
         return;
     }
     let cookie = sock::cookie_if_set(sk);
@@ -54,7 +55,8 @@ pub fn accepted(sk: Sock) {
     let mut record = AcceptRecord {
         header: Header::default(),
         cookie,
-        process,
+        process: Process::default(),
     };
+    task::fill(&mut record.process);
     emit::publish(Kind::Accept, &mut record, emit::now());
 }

@@ -7,8 +7,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::fexit, programs::FExitContext};
 use netprobe_common::{
-    ConnectFailedRecord, FlowKey, Header, KNOB_OWN_TGID, Kind, SK_PROTOCOL, SOCKET_SK, SUPPRESSED_FILTER,
-    SUPPRESSED_OWN,
+    ConnectFailedRecord, FlowKey, Header, KNOB_OWN_TGID, Kind, Process, SK_PROTOCOL, SOCKET_SK,
+    SUPPRESSED_FILTER, SUPPRESSED_OWN,
 };
 
 use crate::{
@@ -79,8 +79,7 @@ pub fn failed(sk: *const c_void, address: &Address, ret: i32) -> Option<()> {
         remote_port: u16::from_be_bytes([address[2], address[3]]),
         ..local
     };
-    let process = task::process();
-    if u64::from(process.tgid) == knob(KNOB_OWN_TGID) {
+    if u64::from(task::tgid()) == knob(KNOB_OWN_TGID) {
         count::one(SUPPRESSED_OWN);
         return None;
     }
@@ -92,10 +91,11 @@ pub fn failed(sk: *const c_void, address: &Address, ret: i32) -> Option<()> {
         header: Header::default(),
         cookie: sock::cookie_if_set(sk),
         key,
-        process,
+        process: Process::default(),
         error: ret.unsigned_abs(),
         reserved: 0,
     };
+    task::fill(&mut record.process);
     emit::publish(Kind::ConnectFailed, &mut record, emit::now());
     Some(())
 }

@@ -12,24 +12,33 @@ use super::{
     accept_exit::accepted,
     connect_exit::{Address, failed, failed_before_syn},
 };
-use crate::kernel::{load, probe_at, sock, task};
+use crate::{
+    kernel::{load, probe_at, sock, task},
+    values::knob,
+};
 
 // x86-64 system call numbers.
 const CONNECT: u64 = 42;
 const ACCEPT: u64 = 43;
 const ACCEPT4: u64 = 288;
 /// Code segment of 64-bit callers: a 32-bit one numbers its calls otherwise.
-const USER_CS: u64 = 0x33;
+const USER_CS: u16 = 0x33;
 
 #[btf_tracepoint(function = "sys_exit")]
 fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let regs: *const c_void = ctx.arg(0);
     let ret: i64 = ctx.arg(1);
     // SAFETY: the tracepoint's first argument is the task's saved registers.
-    let (number, code_segment): (u64, u64) = unsafe { (load(regs, REGS_ORIG_AX), load(regs, REGS_CS)) };
+    let (number, code_segment): (u64, u16) = unsafe { (load(regs, REGS_ORIG_AX), load(regs, REGS_CS)) };
     match number {
-        ACCEPT | ACCEPT4 if ret >= 0 && code_segment == USER_CS => accept(ret as u32),
-        CONNECT if code_segment == USER_CS && failed_before_syn(ret as i32) => {
+        ACCEPT | ACCEPT4 if knob(KNOB_SYS_EXIT_ACCEPT) != 0 && ret >= 0 && code_segment == USER_CS => {
+            accept(ret as u32)
+        }
+        CONNECT
+            if knob(KNOB_SYS_EXIT_CONNECT) != 0
+                && code_segment == USER_CS
+                && failed_before_syn(ret as i32) =>
+        {
             // SAFETY: as above.
             let (fd, address): (u64, u64) = unsafe { (load(regs, REGS_DI), load(regs, REGS_SI)) };
             let _ = connect_failed(fd as u32, address as *const Address, ret as i32);

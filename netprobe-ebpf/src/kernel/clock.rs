@@ -1,6 +1,6 @@
 //! Clocks.
 
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
 
 /// `CLOCK_MONOTONIC`, nanoseconds.
 #[inline(always)]
@@ -9,9 +9,9 @@ pub fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// `CLOCK_MONOTONIC_COARSE`: a tick old at most, and a fifth of the cost. For "is a sample due" only.
+/// Timer ticks, 1 to 10 ms each: nearly free. For "is it worth asking the clock" only.
 #[inline(always)]
-pub fn coarse() -> u64 {
+pub fn ticks() -> u64 {
     // SAFETY: the helper has no preconditions.
-    unsafe { bpf_ktime_get_coarse_ns() }
+    unsafe { bpf_jiffies64() }
 }

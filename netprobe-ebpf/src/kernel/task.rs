@@ -3,12 +3,20 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid,
-    generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_uid_gid},
+    bpf_get_current_pid_tgid,
+    generated::{
+        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_task, bpf_get_current_uid_gid,
+    },
 };
 use netprobe_common::*;
 
 use super::{probe, probe_at};
+
+/// Thread group id of the current task.
+#[inline(always)]
+pub fn tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
 
 /// Thread id and group of the current task in one word.
 #[inline(always)]
@@ -16,19 +24,18 @@ pub fn thread() -> u64 {
     bpf_get_current_pid_tgid()
 }
 
-/// The current task. Only right where the hook runs on behalf of the process, not in softirq.
+/// The current task. Only right where the hook runs on behalf of the process, not in softirq. Fills in place: the
+/// name's bytes would be copied one by one.
 #[inline(always)]
-pub fn process() -> Process {
+pub fn fill(process: &mut Process) {
     let ids = bpf_get_current_pid_tgid();
-    Process {
-        tgid: (ids >> 32) as u32,
-        tid: ids as u32,
-        // SAFETY: the helpers have no preconditions.
-        uid: unsafe { bpf_get_current_uid_gid() } as u32,
-        reserved: 0,
-        // SAFETY: as above.
-        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
-        comm: bpf_get_current_comm().unwrap_or([0; 16]),
+    process.tgid = (ids >> 32) as u32;
+    process.tid = ids as u32;
+    // SAFETY: these helpers have no preconditions; the last writes the 16 bytes it is given.
+    unsafe {
+        process.uid = bpf_get_current_uid_gid() as u32;
+        process.cgroup_id = bpf_get_current_cgroup_id();
+        bpf_get_current_comm(process.comm.as_mut_ptr().cast(), process.comm.len() as u32);
     }
 }
 

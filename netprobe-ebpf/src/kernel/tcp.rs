@@ -75,3 +75,20 @@ pub unsafe fn is_multipath(sk: Sock) -> bool {
         !tp.is_null() && load::<u8>(tp, TP_IS_MPTCP) != 0
     }
 }
+
+/// Local port as kept after CLOSE, when the port proper may be 0 already.
+///
+/// # Safety
+/// As [`counters`].
+#[inline(always)]
+pub unsafe fn source_port(sk: Sock) -> u16 {
+    // SAFETY: by contract.
+    unsafe {
+        let tp: *const c_void = bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast();
+        if tp.is_null() {
+            0
+        } else {
+            u16::from_be(load(tp, INET_SPORT))
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Stage 0, the kernel: type information, capabilities, loading and attaching.
+
+pub mod btf;
+pub mod facts;
+pub mod load;
+pub mod netlink;
+pub mod netns;
+pub mod offsets;
+pub mod stats;

@@ -1,0 +1,347 @@
+//! What is measured and by which methods, as data: the ladder. First that attaches wins.
+
+use netprobe_common::*;
+
+/// How one program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// A BTF tracepoint.
+    TpBtf(&'static str),
+    /// Exit of a function that is in the kernel image.
+    FExit(&'static str),
+    /// Entry of any function, modules too.
+    Kprobe(&'static str),
+    /// Return of any function.
+    Kretprobe(&'static str),
+    /// UDP send or receive with an address, at the root of cgroup v2.
+    CgroupSockAddr,
+}
+
+/// A program of the BPF object and where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Hook {
+    /// Name of the program.
+    pub program: &'static str,
+    /// Where it is attached.
+    pub attach: Attach,
+}
+
+/// One way to learn a fact.
+#[derive(Debug)]
+pub struct Method {
+    /// Name, as in `--method fact=method`.
+    pub name: &'static str,
+    /// All must attach. Empty: served by the agent without a program.
+    pub hooks: &'static [Hook],
+    /// Members of kernel structs without which the programs would guess.
+    pub members: &'static [usize],
+    /// Oldest kernel on which it can work.
+    pub floor: &'static str,
+    /// What it cannot see, next to the better methods; empty: nothing.
+    pub limits: &'static str,
+}
+
+/// Something the probe measures.
+#[derive(Debug)]
+pub struct Fact {
+    /// Name.
+    pub name: &'static str,
+    /// Whether the agent refuses to run without it.
+    pub required: bool,
+    /// Best first.
+    pub methods: &'static [Method],
+}
+
+const SOCK: &[usize] = &[
+    SK_FAMILY,
+    SK_STATE,
+    SK_NUM,
+    SK_DPORT,
+    SK_DADDR,
+    SK_RCV_SADDR,
+    SK_V6_DADDR,
+    SK_V6_RCV_SADDR,
+    SK_COOKIE,
+    SK_NET,
+    SK_ERR,
+    SK_PROTOCOL,
+    SK_FLAGS,
+    INET_SPORT,
+    NET_INUM,
+    TP_BYTES_SENT,
+    TP_BYTES_ACKED,
+    TP_BYTES_RECEIVED,
+    TP_BYTES_RETRANS,
+    TP_SEGS_OUT,
+    TP_SEGS_IN,
+    TP_TOTAL_RETRANS,
+    TP_SRTT_US,
+    TP_MDEV_US,
+    TP_RCV_NXT,
+    TP_COPIED_SEQ,
+    TP_WRITE_SEQ,
+    TP_SND_UNA,
+];
+const FD: &[usize] = &[
+    TASK_FILES,
+    FILES_FDT,
+    FDT_FD,
+    FDT_MAX_FDS,
+    FILE_PRIVATE_DATA,
+    SOCKET_FILE,
+    SOCKET_SK,
+    REGS_ORIG_AX,
+    REGS_DI,
+    REGS_SI,
+    REGS_CS,
+    SK_PROTOCOL,
+    SK_COOKIE,
+];
+const CONNTRACK: &[usize] = &[
+    SKB_SK,
+    SKB_NFCT,
+    SKB_HEAD,
+    SKB_TRANSPORT_HEADER,
+    SKB_DEV,
+    DEV_FLAGS,
+    CT_TUPLEHASH,
+    CT_TUPLEHASH_SIZE,
+    CT_TUPLE,
+    TUPLE_SRC,
+    TUPLE_L3NUM,
+    TUPLE_SRC_U,
+    TUPLE_DST_U3,
+    TUPLE_DST_U,
+    TUPLE_PROTONUM,
+    CT_NET,
+    CT_TCP_STATE,
+    NET_INUM,
+];
+
+const fn tp(program: &'static str, tracepoint: &'static str) -> Hook {
+    Hook {
+        program,
+        attach: Attach::TpBtf(tracepoint),
+    }
+}
+
+const SET_STATE: Hook = tp("set_state", "inet_sock_set_state");
+const SYS_EXIT: Hook = tp("sys_exit", "sys_exit");
+const QUEUE: Hook = tp("net_dev_queue", "net_dev_queue");
+
+/// Every fact.
+pub static FACTS: &[Fact] = &[
+    Fact {
+        name: "lifecycle",
+        required: true,
+        methods: &[Method {
+            name: "tp_btf",
+            hooks: &[SET_STATE],
+            members: SOCK,
+            floor: "5.12",
+            limits: "",
+        }],
+    },
+    Fact {
+        name: "close_check",
+        required: false,
+        methods: &[Method {
+            name: "tp_btf",
+            hooks: &[tp("destroy_sock", "tcp_destroy_sock")],
+            members: SOCK,
+            floor: "5.12",
+            limits: "",
+        }],
+    },
+    Fact {
+        name: "calls",
+        required: false,
+        methods: &[
+            Method {
+                name: "tp_btf",
+                hooks: &[
+                    tp("send_length", "sock_send_length"),
+                    tp("recv_length", "sock_recv_length"),
+                ],
+                members: SOCK,
+                floor: "6.3",
+                limits: "",
+            },
+            Method {
+                name: "fexit",
+                hooks: &[
+                    Hook {
+                        program: "send_exit",
+                        attach: Attach::FExit("tcp_sendmsg"),
+                    },
+                    Hook {
+                        program: "receive_exit",
+                        attach: Attach::FExit("tcp_recvmsg"),
+                    },
+                ],
+                members: SOCK,
+                floor: "5.12",
+                limits: "sendfile before 6.5 is not counted per call",
+            },
+        ],
+    },
+    Fact {
+        name: "accept",
+        required: false,
+        methods: &[
+            Method {
+                name: "fexit",
+                hooks: &[Hook {
+                    program: "accept_exit",
+                    attach: Attach::FExit("inet_csk_accept"),
+                }],
+                members: &[SK_COOKIE],
+                floor: "5.12",
+                limits: "",
+            },
+            Method {
+                name: "kretprobe",
+                hooks: &[Hook {
+                    program: "accept_return",
+                    attach: Attach::Kretprobe("inet_csk_accept"),
+                }],
+                members: &[SK_COOKIE],
+                floor: "5.12",
+                limits: "",
+            },
+            Method {
+                name: "sys_exit",
+                hooks: &[SYS_EXIT],
+                members: FD,
+                floor: "5.12",
+                limits: "runs at every system call of the host; accepts by io_uring or 32-bit programs show the \
+                         first process that moves data instead",
+            },
+            Method {
+                name: "first_io",
+                hooks: &[],
+                members: &[],
+                floor: "5.12",
+                limits: "the first process that moves data stands for the acceptor, its time is an upper bound",
+            },
+        ],
+    },
+    Fact {
+        name: "connect_failed",
+        required: false,
+        methods: &[
+            Method {
+                name: "fexit",
+                hooks: &[Hook {
+                    program: "connect_exit",
+                    attach: Attach::FExit("__inet_stream_connect"),
+                }],
+                members: &[SK_PROTOCOL, SOCKET_SK],
+                floor: "5.12",
+                limits: "",
+            },
+            Method {
+                name: "sys_exit",
+                hooks: &[SYS_EXIT],
+                members: FD,
+                floor: "5.12",
+                limits: "runs at every system call of the host; connects by io_uring or 32-bit programs are not seen",
+            },
+        ],
+    },
+    Fact {
+        name: "retransmits",
+        required: false,
+        methods: &[Method {
+            name: "tp_btf",
+            hooks: &[tp("retransmit", "tcp_retransmit_skb")],
+            members: SOCK,
+            floor: "5.12",
+            limits: "",
+        }],
+    },
+    Fact {
+        name: "resets",
+        required: false,
+        methods: &[Method {
+            name: "tp_btf",
+            hooks: &[
+                tp("send_reset", "tcp_send_reset"),
+                tp("receive_reset", "tcp_receive_reset"),
+            ],
+            members: SOCK,
+            floor: "5.12",
+            limits: "",
+        }],
+    },
+    Fact {
+        name: "nat",
+        required: false,
+        methods: &[
+            Method {
+                name: "kprobe",
+                hooks: &[
+                    Hook {
+                        program: "conntrack_confirm",
+                        attach: Attach::Kprobe("__nf_conntrack_confirm"),
+                    },
+                    QUEUE,
+                ],
+                members: CONNTRACK,
+                floor: "5.12",
+                limits: "",
+            },
+            Method {
+                name: "net_dev_queue",
+                hooks: &[QUEUE],
+                members: CONNTRACK,
+                floor: "5.12",
+                limits: "translation on the server's own host of a connection from another namespace is matched by \
+                         its addresses",
+            },
+            Method {
+                name: "ctnetlink",
+                hooks: &[],
+                members: &[],
+                floor: "4.3",
+                limits: "matched by addresses; connections shorter than the polling interval are missed",
+            },
+        ],
+    },
+    Fact {
+        name: "forwarded",
+        required: false,
+        methods: &[
+            Method {
+                name: "net_dev_queue",
+                hooks: &[QUEUE],
+                members: CONNTRACK,
+                floor: "5.12",
+                limits: "",
+            },
+            Method {
+                name: "ctnetlink",
+                hooks: &[],
+                members: &[],
+                floor: "4.3",
+                limits: "connections shorter than the polling interval are missed",
+            },
+        ],
+    },
+    Fact {
+        name: "older_connections",
+        required: false,
+        methods: &[Method {
+            name: "sock_diag",
+            hooks: &[],
+            members: &[],
+            floor: "4.19",
+            limits: "",
+        }],
+    },
+];
+
+/// The fact called `name`.
+pub fn fact(name: &str) -> Option<&'static Fact> {
+    FACTS.iter().find(|fact| fact.name == name)
+}

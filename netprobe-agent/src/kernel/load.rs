@@ -1,0 +1,461 @@
+//! Loading the programs and attaching them by the ladder.
+//!
+//! Twice: the first pass finds out by trying which method of each fact works here, the second loads afresh with the
+//! knobs that follow from that choice. What a refusal was is kept in the kernel's own words.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+};
+
+use aya::{
+    Btf as AyaBtf, Ebpf, EbpfLoader, VerifierLogLevel,
+    programs::{CgroupAttachMode, Program, ProgramError},
+};
+use netprobe_common::*;
+
+use super::{
+    btf::Btf,
+    facts::{Attach, FACTS, Fact, Hook, Method},
+    offsets::Offsets,
+};
+use crate::{
+    config::ProbeConfig,
+    error::AgentError,
+    probe_report::{FactReport, KernelReport, RefusedReport},
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPROBE_BPF_OBJECT"));
+
+const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+const FLOOR: (u32, u32) = (5, 10);
+
+/// Whose traffic is the agent's own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Own {
+    /// Namespace of the listener.
+    pub netns: u32,
+    /// Port of the listener; 0: none.
+    pub port: u16,
+}
+
+/// The probe in the kernel: dropping it detaches everything.
+pub struct Probe {
+    /// Programs and maps.
+    pub ebpf: Ebpf,
+    /// What was chosen.
+    pub facts: Vec<FactReport>,
+    /// Keeps the kernel's run statistics on.
+    _statistics: Option<std::os::fd::OwnedFd>,
+}
+
+impl Probe {
+    /// The method chosen for `fact`.
+    pub fn method(&self, fact: &str) -> Option<&str> {
+        method_of(&self.facts, fact)
+    }
+}
+
+fn method_of<'a>(facts: &'a [FactReport], fact: &str) -> Option<&'a str> {
+    facts.iter().find(|report| report.fact == fact)?.method.as_deref()
+}
+
+/// What is known of the kernel before anything is loaded.
+pub struct Kernel {
+    aya_btf: AyaBtf,
+    btf: Btf,
+    /// Offsets of its structs.
+    pub offsets: Offsets,
+    /// Release and state.
+    pub report: KernelReport,
+}
+
+impl Kernel {
+    /// Reads release, type information and offsets of the running kernel.
+    pub fn detect() -> Result<Kernel, AgentError> {
+        let report = kernel_report();
+        if let Some(version) = version(&report.release)
+            && version < FLOOR
+        {
+            return Err(AgentError::KernelTooOld {
+                release: report.release,
+                floor: format!("{}.{}", FLOOR.0, FLOOR.1),
+            });
+        }
+        let no_btf = |error: String| AgentError::NoBtf {
+            path: PathBuf::from(BTF_PATH),
+            error,
+        };
+        let btf = Btf::of_kernel()
+            .map_err(|e| no_btf(e.to_string()))?
+            .map_err(|e| no_btf(e.to_string()))?;
+        let aya_btf = AyaBtf::from_sys_fs().map_err(|e| no_btf(e.to_string()))?;
+        let offsets = Offsets::resolve(&btf);
+        Ok(Kernel {
+            aya_btf,
+            btf,
+            offsets,
+            report,
+        })
+    }
+
+    /// Chooses a method for every fact and attaches.
+    pub fn attach(&self, config: &ProbeConfig, own: Own) -> Result<Probe, AgentError> {
+        check_forced(config)?;
+        let (trial, facts) = self.pass(config, own, None)?;
+        drop(trial);
+        require(&facts)?;
+        let (ebpf, facts) = self.pass(config, own, Some(&facts))?;
+        require(&facts)?;
+        let _statistics = if config.statistics {
+            Some(aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| {
+                AgentError::other(
+                    format!("BPF run statistics cannot be switched on: {error}"),
+                    "set `probe.statistics = false`",
+                )
+            })?)
+        } else {
+            None
+        };
+        Ok(Probe {
+            ebpf,
+            facts,
+            _statistics,
+        })
+    }
+
+    /// What [`Kernel::attach`] would choose; leaves nothing behind.
+    pub fn survey(&self, config: &ProbeConfig) -> Result<Vec<FactReport>, AgentError> {
+        check_forced(config)?;
+        let (ebpf, facts) = self.pass(config, Own::default(), None)?;
+        drop(ebpf);
+        Ok(facts)
+    }
+
+    fn pass(
+        &self,
+        config: &ProbeConfig,
+        own: Own,
+        chosen: Option<&[FactReport]>,
+    ) -> Result<(Ebpf, Vec<FactReport>), AgentError> {
+        let mut ebpf = self.load(config, own, chosen)?;
+        let mut attached = BTreeSet::new();
+        let mut facts = Vec::new();
+        for fact in FACTS {
+            let report = match chosen.and_then(|c| c.iter().find(|report| report.fact == fact.name)) {
+                None => self.choose(&mut ebpf, &mut attached, fact, config.methods.get(fact.name)),
+                Some(report) => {
+                    let again = report
+                        .method
+                        .as_ref()
+                        .map(|method| self.choose(&mut ebpf, &mut attached, fact, Some(method)));
+                    FactReport {
+                        method: again.and_then(|again| again.method),
+                        ..report.clone()
+                    }
+                }
+            };
+            facts.push(report);
+        }
+        Ok((ebpf, facts))
+    }
+
+    fn choose(
+        &self,
+        ebpf: &mut Ebpf,
+        attached: &mut BTreeSet<&'static str>,
+        fact: &'static Fact,
+        forced: Option<&String>,
+    ) -> FactReport {
+        let mut report = FactReport {
+            fact: fact.name.to_owned(),
+            required: fact.required,
+            ..FactReport::default()
+        };
+        for method in fact.methods {
+            if let Some(forced) = forced
+                && method.name != forced
+            {
+                let reason = format!("`{forced}` was asked for");
+                report.refused.push(RefusedReport {
+                    method: method.name.to_owned(),
+                    reason,
+                });
+                continue;
+            }
+            match self.try_method(ebpf, attached, method) {
+                Ok(()) => {
+                    report.method = Some(method.name.to_owned());
+                    report.kernel_floor = Some(method.floor.to_owned());
+                    break;
+                }
+                Err(reason) => report.refused.push(RefusedReport {
+                    method: method.name.to_owned(),
+                    reason,
+                }),
+            }
+        }
+        report
+    }
+
+    fn try_method(
+        &self,
+        ebpf: &mut Ebpf,
+        attached: &mut BTreeSet<&'static str>,
+        method: &'static Method,
+    ) -> Result<(), String> {
+        if let Some(missing) = self.offsets.missing(method.members) {
+            return Err(missing.to_string());
+        }
+        for hook in method.hooks {
+            if attached.contains(hook.program) {
+                continue;
+            }
+            self.attach_hook(ebpf, hook)
+                .map_err(|error| explain(&error, hook))?;
+            attached.insert(hook.program);
+        }
+        Ok(())
+    }
+
+    fn attach_hook(&self, ebpf: &mut Ebpf, hook: &Hook) -> Result<(), ProgramError> {
+        let Some(program) = ebpf.program_mut(hook.program) else {
+            return Err(ProgramError::IOError(io::Error::other(
+                "the BPF object has no such program",
+            )));
+        };
+        match (hook.attach, program) {
+            (Attach::TpBtf(tracepoint), Program::BtfTracePoint(program)) => {
+                program.load(tracepoint, &self.aya_btf)?;
+                program.attach()?;
+            }
+            (Attach::FExit(function), Program::FExit(program)) => {
+                program.load(function, &self.aya_btf)?;
+                program.attach()?;
+            }
+            (Attach::Kprobe(function) | Attach::Kretprobe(function), Program::KProbe(program)) => {
+                program.load()?;
+                program.attach(function, 0)?;
+            }
+            (Attach::CgroupSockAddr, Program::CgroupSockAddr(program)) => {
+                let root = cgroup_root()?;
+                program.load()?;
+                program.attach(std::fs::File::open(root)?, CgroupAttachMode::Single)?;
+            }
+            _ => return Err(ProgramError::UnexpectedProgramType),
+        }
+        Ok(())
+    }
+
+    fn load(
+        &self,
+        config: &ProbeConfig,
+        own: Own,
+        chosen: Option<&[FactReport]>,
+    ) -> Result<Ebpf, AgentError> {
+        let mut offsets = self.offsets.table;
+        // The programs need every offset they use to be one, or the verifier refuses them: that is the refusal of
+        // the methods in question, found before by `Offsets::missing`.
+        if !has_accounting(&self.offsets) {
+            offsets[CT_EXT_ACCT] = OFFSET_ABSENT;
+        }
+        let knobs = self.knobs(config, own, chosen);
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(Some(&self.aya_btf))
+            .verifier_log_level(VerifierLogLevel::DEBUG | VerifierLogLevel::STATS)
+            .override_global("OFFSETS", &offsets, true)
+            .override_global("KNOBS", &knobs, true)
+            .map_max_entries("RECORDS", config.ring_bytes.get());
+        loader.load(OBJECT).map_err(|error| load_error(&error))
+    }
+
+    fn knobs(&self, config: &ProbeConfig, own: Own, chosen: Option<&[FactReport]>) -> [u64; KNOB_COUNT] {
+        let method = |fact: &str| chosen.and_then(|facts| method_of(facts, fact));
+        let mut knobs = [0; KNOB_COUNT];
+        if !config.own_traffic {
+            knobs[KNOB_OWN_TGID] = u64::from(std::process::id());
+            knobs[KNOB_OWN_NETNS] = u64::from(own.netns);
+            knobs[KNOB_OWN_PORT] = u64::from(own.port);
+        }
+        knobs[KNOB_SAMPLE_NS] = config.sample_interval.0.as_nanos() as u64;
+        knobs[KNOB_WAKE_BYTES] = u64::from(config.ring_bytes.get()) / 2;
+        knobs[KNOB_PORT_FILTER] = filter_mode(!config.ports_only.is_empty(), !config.ports_except.is_empty());
+        knobs[KNOB_CIDR_FILTER] = filter_mode(!config.cidrs_only.is_empty(), !config.cidrs_except.is_empty());
+        knobs[KNOB_HOPS_AT_QUEUE] = u64::from(method("nat") != Some("kprobe"));
+        let parameters = |function: &str, else_: usize| self.btf.parameters(function).unwrap_or(else_) as u64;
+        knobs[KNOB_ACCEPT_RET_ARG] = parameters("inet_csk_accept", 2);
+        knobs[KNOB_RECV_RET_ARG] = parameters("tcp_recvmsg", 5);
+        knobs[KNOB_UDP] = u64::from(config.udp);
+        knobs[KNOB_BYTE_CHECK] = u64::from(config.byte_check);
+        knobs[KNOB_SYS_EXIT_ACCEPT] = u64::from(chosen.is_none() || method("accept") == Some("sys_exit"));
+        knobs[KNOB_SYS_EXIT_CONNECT] =
+            u64::from(chosen.is_none() || method("connect_failed") == Some("sys_exit"));
+        knobs
+    }
+}
+
+const fn filter_mode(only: bool, except: bool) -> u64 {
+    match (only, except) {
+        (true, _) => 1,
+        (false, true) => 2,
+        (false, false) => 0,
+    }
+}
+
+fn has_accounting(offsets: &Offsets) -> bool {
+    offsets.missing(&[CT_EXT, CT_EXT_ACCT]).is_none()
+}
+
+/// A name in `probe.methods` that does not exist is the operator's mistake, not the kernel's.
+fn check_forced(config: &ProbeConfig) -> Result<(), AgentError> {
+    let list = |names: &mut dyn Iterator<Item = &'static str>| names.collect::<Vec<_>>().join(", ");
+    for (name, method) in &config.methods {
+        let Some(fact) = super::facts::fact(name) else {
+            let known = list(&mut FACTS.iter().map(|fact| fact.name));
+            return Err(AgentError::Usage(format!(
+                "there is no fact `{name}`; facts are {known}"
+            )));
+        };
+        if !fact.methods.iter().any(|known| known.name == method) {
+            let known = list(&mut fact.methods.iter().map(|method| method.name));
+            return Err(AgentError::Usage(format!(
+                "fact `{name}` has no method `{method}`; it has {known}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn require(facts: &[FactReport]) -> Result<(), AgentError> {
+    for report in facts {
+        if report.required && report.method.is_none() {
+            let reasons: Vec<_> = report
+                .refused
+                .iter()
+                .map(|r| format!("{}: {}", r.method, r.reason))
+                .collect();
+            return Err(AgentError::MissingHook {
+                fact: report.fact.clone(),
+                reasons: reasons.join("; "),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The whole chain of causes in one line, the verifier's last words at the end.
+fn explain(error: &ProgramError, hook: &Hook) -> String {
+    let lockdown = lockdown().is_some_and(|mode| mode != "none");
+    let io = match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            let log = verifier_log.to_string();
+            tracing::debug!(program = hook.program, log = %log, "the verifier's words");
+            // Its last lines are statistics.
+            const STATISTICS: [&str; 4] = ["processed", "stack depth", "verification time", "insns"];
+            let last = log
+                .lines()
+                .rev()
+                .map(str::trim)
+                .find(|line| !line.is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word)));
+            return match (io_error.raw_os_error(), last) {
+                (Some(libc::EPERM), _) if lockdown && matches!(hook.attach, Attach::FExit(_)) => {
+                    "not permitted: this kernel is locked down or built without it (EPERM)".to_owned()
+                }
+                (_, Some(last)) => format!("the verifier refused it: {io_error}: {}", last.trim()),
+                (_, None) => format!("the kernel refused to load it: {io_error}"),
+            };
+        }
+        other => other,
+    };
+    let mut text = io.to_string();
+    let mut cause = std::error::Error::source(io);
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+fn load_error(error: &aya::EbpfError) -> AgentError {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    let mut permission = false;
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        if let Some(io) = inner.downcast_ref::<io::Error>() {
+            permission |= io.kind() == io::ErrorKind::PermissionDenied;
+        }
+        cause = inner.source();
+    }
+    if permission {
+        AgentError::NoPrivilege {
+            action: "loading BPF".to_owned(),
+            error: text,
+        }
+    } else {
+        AgentError::other(
+            format!("the BPF object cannot be loaded: {text}"),
+            "run `netprobe doctor`, and report its output",
+        )
+    }
+}
+
+/// Where cgroup v2 is mounted: at `/sys/fs/cgroup`, or beside v1 controllers.
+pub fn cgroup_root() -> io::Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    mounts
+        .lines()
+        .find_map(|line| {
+            let mut words = line.split(' ');
+            let (_, path, kind) = (words.next()?, words.next()?, words.next()?);
+            (kind == "cgroup2").then(|| PathBuf::from(path))
+        })
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "cgroup v2 is not mounted"))
+}
+
+fn kernel_report() -> KernelReport {
+    let read = |path: &str| {
+        std::fs::read_to_string(path)
+            .ok()
+            .map(|text| text.trim().to_owned())
+    };
+    KernelReport {
+        release: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
+        machine: std::env::consts::ARCH.to_owned(),
+        btf: std::path::Path::new(BTF_PATH).exists(),
+        lockdown: lockdown(),
+    }
+}
+
+/// The word in brackets of `/sys/kernel/security/lockdown`; `None` when it cannot be read.
+fn lockdown() -> Option<String> {
+    let text = std::fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
+    let (_, rest) = text.split_once('[')?;
+    Some(rest.split_once(']')?.0.to_owned())
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Names of the maps whose fill is reported, with their capacity.
+pub fn maps(ebpf: &Ebpf) -> BTreeMap<String, u32> {
+    ebpf.maps()
+        .filter_map(|(name, map)| {
+            let info = match map {
+                aya::maps::Map::HashMap(data) | aya::maps::Map::LruHashMap(data) => data.info().ok()?,
+                _ => return None,
+            };
+            Some((name.to_owned(), info.max_entries()))
+        })
+        .collect()
+}
