@@ -17,7 +17,6 @@ pub(crate) fn agent() -> Result<PathBuf> {
     Ok(sh::target().join("release/netprobe"))
 }
 
-#[expect(dead_code, reason = "the test command follows in the next step")]
 /// The truth tests, built and not run.
 pub(crate) fn truth() -> Result<PathBuf> {
     say!("building the truth tests");

@@ -2,8 +2,12 @@
 
 mod build;
 mod ebpf;
+mod follow;
 mod packages;
+mod report;
 mod sh;
+mod start;
+mod test;
 mod toolchain;
 mod vm;
 
@@ -33,6 +37,29 @@ enum Command {
     },
     /// Build the BPF programs into target/bpf/netprobe.bpf.o
     Ebpf,
+    /// Run the agent: probe on, API on http://127.0.0.1:9477, data in ./netprobe-data
+    Run {
+        /// Passed on to `netprobe run`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Run every test; kernel tests on this kernel if it can, otherwise in a virtual machine
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// The long check: a million connections against the generator's own log
+    Validate {
+        /// Passed on; `-- --help` lists them
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// What the probe costs: interleaved pairs, with and without
+    Bench {
+        /// Passed on; `-- --help` lists them
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Other kernels, in a virtual machine
     #[command(subcommand)]
     Vm(Vm),
@@ -41,6 +68,13 @@ enum Command {
 /// What to do in virtual machines.
 #[derive(Subcommand)]
 enum Vm {
+    /// Run the truth tests
+    Test {
+        #[command(flatten)]
+        machine: Machine,
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
     /// Run one command: `cargo xtask vm run --kernel 6.1 -- netprobe doctor`
     Run {
         #[command(flatten)]
@@ -91,6 +125,13 @@ fn dispatch(command: Command) -> Result<()> {
             toolchain::ensure_linker()
         }
         Command::Ebpf => ebpf::build().map(drop),
+        Command::Run { args } => start::agent(&args),
+        Command::Test { filter } => test::everything(filter.as_deref()),
+        Command::Validate { args } => start::test_program("validate", &args),
+        Command::Bench { args } => start::test_program("bench", &args),
+        Command::Vm(Vm::Test { machine, filter }) => {
+            test::on_kernels(&machine.kernels, filter.as_deref(), machine.silence())
+        }
         Command::Vm(Vm::Run { machine, command }) => vm::run(&machine.kernels, &command, machine.silence()),
     }
 }

@@ -1,14 +1,15 @@
 //! One boot under QEMU: the console read line by line until the verdict, a panic or a hang.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::follow::{self, Ended};
 use crate::sh;
 
 /// What init prints last.
@@ -41,7 +42,6 @@ impl fmt::Display for End {
 pub(crate) struct Outcome {
     /// How it ended.
     pub(crate) end: End,
-    #[expect(dead_code, reason = "the test command follows in the next step")]
     /// The console, line by line.
     pub(crate) console: Vec<String>,
     /// From start to end.
@@ -109,44 +109,28 @@ fn command(kernel: &Path, initramfs: &Path) -> Command {
 fn watch(child: &mut Child, silence: Duration) -> Result<(End, Vec<String>)> {
     let stdout = child.stdout.take().context("QEMU has no console")?;
     let mut stderr = child.stderr.take().context("QEMU has no stderr")?;
-    let (send, lines) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut reader = BufReader::new(stdout);
-        let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-            let text = String::from_utf8_lossy(&line)
-                .trim_end_matches(['\r', '\n'])
-                .to_owned();
-            if send.send(text).is_err() {
-                break;
-            }
-            line.clear();
-        }
-    });
     let mut console = Vec::new();
-    loop {
-        match lines.recv_timeout(silence) {
-            Ok(line) => {
-                if let Some(code) = verdict(&line) {
-                    return Ok((End::Verdict(code), console));
-                }
-                println!("{line}");
-                console.push(line);
-            }
-            Err(RecvTimeoutError::Timeout) => return Ok((End::Silent(silence), console)),
-            Err(RecvTimeoutError::Disconnected) => {
-                let mut said = String::new();
-                // Best effort: QEMU's own last words, if any.
-                let _ = stderr.read_to_string(&mut said);
-                let panic = console.iter().rev().find(|l| l.contains("Kernel panic"));
-                let how = panic.map_or_else(|| said.trim().to_owned(), Clone::clone);
-                return Ok((
-                    End::Died(if how.is_empty() { "powered off".into() } else { how }),
-                    console,
-                ));
-            }
+    let ended = follow::lines(stdout, silence, |line| {
+        if let Some(code) = verdict(&line) {
+            return ControlFlow::Break(code);
         }
-    }
+        println!("{line}");
+        console.push(line);
+        ControlFlow::Continue(())
+    });
+    let end = match ended {
+        Ended::Told(code) => End::Verdict(code),
+        Ended::Silent => End::Silent(silence),
+        Ended::Closed => {
+            let mut said = String::new();
+            // Best effort: QEMU's own last words, if any.
+            let _ = stderr.read_to_string(&mut said);
+            let panic = console.iter().rev().find(|l| l.contains("Kernel panic"));
+            let how = panic.map_or_else(|| said.trim().to_owned(), Clone::clone);
+            End::Died(if how.is_empty() { "powered off".into() } else { how })
+        }
+    };
+    Ok((end, console))
 }
 
 /// The verdict may follow unfinished output on the same line.

@@ -1,0 +1,195 @@
+//! `cargo xtask test` and `cargo xtask vm test`: everything there is, and a count that cannot hide a gap.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::build;
+use crate::follow::{self, Ended};
+use crate::packages::{self, Need};
+use crate::report::{self, Report};
+use crate::sh::{self, say};
+use crate::vm::{self, End, Job, kernels};
+
+/// The longest a test may say nothing before its run is stopped.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// Set-up, build, unit tests, then the truth tests on this kernel or, where it cannot, in a machine.
+pub(crate) fn everything(filter: Option<&str>) -> Result<()> {
+    packages::ensure(Need::Test)?;
+    let agent = build::agent()?;
+    let truth = build::truth()?;
+    let mut reports = vec![
+        unit(
+            "unit tests",
+            &["--workspace", "--exclude", "netprobe-tests"],
+            filter,
+        )?,
+        unit(
+            "unit tests of the tests",
+            &["-p", "netprobe-tests", "--lib", "--bins"],
+            filter,
+        )?,
+    ];
+    match host_can(&agent) {
+        Ok(()) => reports.push(on_host(&agent, &truth, filter)?),
+        Err(why) => {
+            say!("the truth tests cannot run on this kernel: {why:#}; a virtual machine takes over");
+            for kernel in kernels::select(&[])? {
+                reports.push(in_machine(&kernel, &agent, &truth, filter, SILENCE)?);
+            }
+        }
+    }
+    conclude(&reports)
+}
+
+/// The truth tests on other kernels.
+pub(crate) fn on_kernels(wanted: &[String], filter: Option<&str>, silence: Duration) -> Result<()> {
+    packages::ensure(Need::Vm)?;
+    let (agent, truth) = (build::agent()?, build::truth()?);
+    let reports = kernels::select(wanted)?
+        .iter()
+        .map(|kernel| in_machine(kernel, &agent, &truth, filter, silence))
+        .collect::<Result<Vec<_>>>()?;
+    conclude(&reports)
+}
+
+fn conclude(reports: &[Report]) -> Result<()> {
+    if report::summary(reports) {
+        return Ok(());
+    }
+    bail!("not every test passed");
+}
+
+/// Cargo's own tests, of the packages that `selection` names.
+fn unit(title: &str, selection: &[&str], filter: Option<&str>) -> Result<Report> {
+    say!("{title}");
+    let command = || {
+        let mut cmd = sh::cargo(None);
+        // Some unit tests make network namespaces and read netlink.
+        if !sh::is_root() {
+            let arch = std::env::consts::ARCH.to_uppercase();
+            cmd.env(format!("CARGO_TARGET_{arch}_UNKNOWN_LINUX_GNU_RUNNER"), "sudo -E");
+        }
+        cmd.arg("test").args(selection);
+        cmd
+    };
+    // Built first: the compiler may be silent for longer than a test may.
+    sh::run(command().args(["--no-run", "--quiet"])).context("the unit tests did not build")?;
+    let mut report = Report::new(title);
+    let success = stream(command().args(["--no-fail-fast", "--"]).args(filter), &mut report)?;
+    Ok(close(report, success, None))
+}
+
+/// Whether this kernel lets us load what the agent needs; the agent itself is the judge.
+fn host_can(agent: &Path) -> Result<()> {
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        bail!("it has no BTF (/sys/kernel/btf/vmlinux)");
+    }
+    sh::output(sh::privileged(agent)?.arg("doctor")).map(drop)
+}
+
+fn on_host(agent: &Path, truth: &Path, filter: Option<&str>) -> Result<Report> {
+    let release =
+        std::fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
+    let title = format!("truth tests, this kernel ({})", release.trim());
+    say!("{title}");
+    let expected = list(truth, filter)?;
+    let mut cmd = sh::privileged("env")?;
+    cmd.arg(format!("NETPROBE_BIN={}", agent.display()))
+        .arg(truth)
+        .args(filter)
+        .current_dir(sh::root());
+    let mut report = Report::new(title);
+    let success = stream(&mut cmd, &mut report)?;
+    Ok(close(report, success, Some(&expected)))
+}
+
+fn in_machine(
+    kernel: &kernels::Kernel,
+    agent: &Path,
+    truth: &Path,
+    filter: Option<&str>,
+    silence: Duration,
+) -> Result<Report> {
+    let guest = "/bin/truth".to_owned();
+    let argv = [guest.clone()]
+        .into_iter()
+        .chain(filter.map(str::to_owned))
+        .collect();
+    let programs = vec![vm::netprobe(agent.to_owned()), (PathBuf::from(truth), guest)];
+    let expected = list(truth, filter)?;
+    let outcome = vm::boot(
+        kernel,
+        &Job {
+            argv,
+            programs,
+            silence,
+        },
+    )?;
+    let mut report = Report::new(format!(
+        "truth tests, kernel {} in a virtual machine",
+        kernel.name
+    ));
+    outcome.console.iter().for_each(|line| report.line(line));
+    say!(
+        "kernel {}: {} after {:.0} s",
+        kernel.name,
+        outcome.end,
+        outcome.took.as_secs_f64()
+    );
+    Ok(match outcome.end {
+        End::Verdict(code) => close(report, code == 0, Some(&expected)),
+        other => {
+            report.broke(other.to_string());
+            report.finish(Some(&expected))
+        }
+    })
+}
+
+/// The names that have to report.
+fn list(truth: &Path, filter: Option<&str>) -> Result<BTreeSet<String>> {
+    Ok(report::listed(&sh::output(
+        sh::clean(truth).arg("--list").args(filter),
+    )?))
+}
+
+/// A run that ends badly without a failed test to show for it is a failure of its own.
+fn close(mut report: Report, success: bool, expected: Option<&BTreeSet<String>>) -> Report {
+    if !success && !report.has_failures() {
+        report.broke("the run ended with an error and no failed test");
+    }
+    report.finish(expected)
+}
+
+/// Runs a test command: its output passes through and into the report. Returns whether it succeeded.
+fn stream(cmd: &mut Command, report: &mut Report) -> Result<bool> {
+    let shown = sh::shown(cmd);
+    let mut child = cmd
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{shown}`"))?;
+    let stdout = child.stdout.take().context("the command has no stdout")?;
+    let ended = follow::lines::<()>(stdout, SILENCE, |line| {
+        println!("{line}");
+        report.line(&line);
+        ControlFlow::Continue(())
+    });
+    if ended == Ended::Silent {
+        report.broke(format!(
+            "`{shown}` said nothing for {} s and was stopped",
+            SILENCE.as_secs()
+        ));
+        // Through sudo the signal may not arrive; then the wait below ends with the command.
+        let _ = child.kill();
+    }
+    Ok(child
+        .wait()
+        .with_context(|| format!("cannot wait for `{shown}`"))?
+        .success())
+}
