@@ -363,4 +363,6 @@ pub fn flow_severity(flow: &Flow, data_lost: bool) -> Severity {
 }
 
 #[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
 mod tests;
