@@ -1,8 +1,11 @@
 //! `cargo xtask`: set-up, build, run, test and lint netprobe, each one command on a fresh machine.
 
 mod build;
+mod docs;
 mod ebpf;
 mod follow;
+mod imports;
+mod lint;
 mod packages;
 mod report;
 mod sh;
@@ -47,6 +50,14 @@ enum Command {
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
+    },
+    /// Check format, lints and house rules
+    Lint,
+    /// Write the command reference, docs/cli.md
+    Docs {
+        /// Change nothing; fail when the reference or a command in the documents is out of date
+        #[arg(long)]
+        check: bool,
     },
     /// The long check: a million connections against the generator's own log
     Validate {
@@ -127,6 +138,8 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Ebpf => ebpf::build().map(drop),
         Command::Run { args } => start::agent(&args),
         Command::Test { filter } => test::everything(filter.as_deref()),
+        Command::Lint => lint::run(),
+        Command::Docs { check } => docs::run(check),
         Command::Validate { args } => start::test_program("validate", &args),
         Command::Bench { args } => start::test_program("bench", &args),
         Command::Vm(Vm::Test { machine, filter }) => {

@@ -49,7 +49,6 @@ impl BpfToolchain {
         cmd
     }
 
-    #[expect(dead_code, reason = "lint follows in the next step")]
     /// Whether this toolchain can run `cargo COMMAND` (clippy is a component of its own).
     pub(crate) fn has(&self, subcommand: &str) -> bool {
         // The distribution's compiler has no clippy that fits it.

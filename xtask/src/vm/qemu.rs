@@ -1,5 +1,6 @@
 //! One boot under QEMU: the console read line by line until the verdict, a panic or a hang.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -71,7 +72,15 @@ pub(crate) fn run(kernel: &Path, initramfs: &Path, silence: Duration) -> Result<
 }
 
 fn command(kernel: &Path, initramfs: &Path) -> Command {
-    let mut cmd = sh::clean(format!("qemu-system-{}", std::env::consts::ARCH));
+    let emulator = format!("qemu-system-{}", std::env::consts::ARCH);
+    // Where it is there, setpriv sees to it that the machine does not outlive us, whatever ends us.
+    let mut cmd = match sh::which("setpriv") {
+        Some(setpriv) => sh::clean(setpriv),
+        None => sh::clean(&emulator),
+    };
+    if cmd.get_program() != OsStr::new(&emulator) {
+        cmd.args(["--pdeathsig", "KILL", &emulator]);
+    }
     // Emulation with one CPU: it runs on machines that are virtual themselves, and more CPUs were seen to crash.
     cmd.args([
         "-accel",
