@@ -245,14 +245,16 @@ impl Worker {
                     _ => None,
                 }
             });
-            let counter = match event.map(|event| self.sender.try_send(event)) {
-                Some(Ok(())) => &self.shared.delivered,
-                Some(Err(TrySendError::Full(_))) => &self.shared.dropped,
-                Some(Err(TrySendError::Disconnected(_))) => {
-                    self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-                    return false;
-                }
+            let counter = match event {
                 None => &self.shared.rejected,
+                Some(event) => match self.sender.try_send(event) {
+                    Ok(()) => &self.shared.delivered,
+                    Err(TrySendError::Full(_)) => &self.shared.dropped,
+                    Err(TrySendError::Disconnected(_)) => {
+                        self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+                        return false;
+                    }
+                },
             };
             counter.fetch_add(1, Ordering::Relaxed);
             let size =
