@@ -3,8 +3,16 @@
 mod bytes;
 mod close;
 mod connect;
+mod family;
+mod faults;
+mod filters;
 mod generator;
 mod nat;
+mod older;
+mod process;
+mod retransmit;
+mod udp;
+mod whole;
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -129,7 +137,15 @@ pub(crate) fn all() -> Vec<Case> {
         connect::CASES,
         close::CASES,
         bytes::CASES,
+        family::CASES,
         nat::CASES,
+        process::CASES,
+        older::CASES,
+        udp::CASES,
+        retransmit::CASES,
+        filters::CASES,
+        faults::CASES,
+        whole::CASES,
     ] {
         cases.extend(topic.iter().map(|case| Case { ..*case }));
     }

@@ -73,6 +73,15 @@ impl Endpoint {
         &self.info
     }
 
+    /// Asks again who it is, after something about it changed.
+    pub fn refresh(&mut self) -> Result<()> {
+        self.info = self
+            .call(Cmd::Info)?
+            .info
+            .context("endpoint does not say who it is")?;
+        Ok(())
+    }
+
     /// Tells it to begin something; [`Endpoint::finish`] waits for the end.
     pub fn begin(&mut self, cmd: &Cmd) -> Result<()> {
         let input = self

@@ -86,6 +86,7 @@ impl Endpoint {
     fn act(&mut self, cmd: &Cmd, reply: &mut Reply) -> Result<()> {
         match cmd {
             Cmd::Info => reply.info = Some(info()?),
+            Cmd::BecomeUser { uid } => nix::unistd::setuid(nix::unistd::Uid::from_raw(*uid))?,
             Cmd::Listen {
                 addr,
                 backlog,

@@ -80,6 +80,11 @@ pub enum RecvHow {
 pub enum Cmd {
     /// Tell who this endpoint is.
     Info,
+    /// Become another user.
+    BecomeUser {
+        /// Its id.
+        uid: u32,
+    },
     /// Open a TCP listener.
     Listen {
         /// Where; port 0 lets the kernel choose.
