@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use api::ApiConfig;
 pub use flow::FlowConfig;
-pub use load::{ConfigError, Profile, Source};
+pub use load::{ConfigError, DEFAULT_FILE, DEFAULT_PATH, Profile};
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use metrics::MetricsConfig;
 pub use probe::ProbeConfig;
@@ -36,3 +36,6 @@ pub struct Config {
     /// Diagnostics.
     pub log: LogConfig,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+use super::*;
+
+fn file(text: &str) -> Result<Config, ConfigError> {
+    Config::from_layers(Profile::Production, "np.toml", text, [])
+}
+
+fn with(variables: &[(&str, &str)], text: &str) -> Result<Config, ConfigError> {
+    let variables = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::from_layers(Profile::Production, "np.toml", text, variables)
+}
+
+#[test]
+fn the_shipped_file_has_every_key_and_the_defaults() {
+    assert_eq!(file(DEFAULT_FILE).unwrap(), Config::default());
+    let shipped: toml::Table = toml::from_str(DEFAULT_FILE).unwrap();
+    let defaults = toml::Table::try_from(Config::default()).unwrap();
+    let keys = |table: &toml::Table| {
+        let sections = table.iter();
+        let all = sections.flat_map(|(section, values)| {
+            values
+                .as_table()
+                .unwrap()
+                .keys()
+                .map(move |key| format!("{section}.{key}"))
+        });
+        all.collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(keys(&shipped), keys(&defaults));
+    let lines: Vec<_> = DEFAULT_FILE.lines().collect();
+    for (index, line) in lines.iter().enumerate().skip(1) {
+        if !line.is_empty() && !line.starts_with('#') {
+            let comment = lines[..index].iter().rev().find(|line| !line.is_empty());
+            let documented = comment.is_some_and(|line| line.starts_with('#'));
+            assert!(documented, "line {} has no comment: {line}", index + 1);
+        }
+    }
+}
+
+#[test]
+fn layers_win_in_their_order() {
+    let text = "[flow]\nopen_after = \"2s\"\nudp_idle = \"5s\"\n";
+    let variables = [("NETPROBE_FLOW_UDP_IDLE".to_owned(), "7s".to_owned())];
+    let config = Config::from_layers(Profile::Dev, "np.toml", text, variables).unwrap();
+    assert_eq!(config.flow.update_every, Period::seconds(2), "profile");
+    assert_eq!(config.flow.open_after, Period::seconds(2), "file");
+    assert_eq!(config.flow.udp_idle, Period::seconds(7), "environment");
+    assert_eq!(config.flow.max_flows, 1_000_000, "default");
+    assert_eq!(config.log.format, LogFormat::Text, "profile");
+}
+
+#[test]
+fn variables_take_every_shape() {
+    let config = with(
+        &[
+            ("NETPROBE_PROBE_PORTS_ONLY", "80, 443"),
+            ("NETPROBE_PROBE_CIDRS_EXCEPT", "10.0.0.0/8,::1/128"),
+            ("NETPROBE_PROBE_METHODS", "nat=ctnetlink,accept=sys_exit"),
+            ("NETPROBE_PROBE_RING_BYTES", "65536"),
+            ("NETPROBE_PROBE_UDP", "false"),
+            ("NETPROBE_METRICS_PEERS", "10.0.0.0/8=inside"),
+            ("NETPROBE_API_LISTEN", "[::1]:1"),
+            ("NETPROBE_LOG_LEVEL", "trace"),
+            ("NETPROBE_SOMETHING_ELSE", "is left alone"),
+        ],
+        "",
+    )
+    .unwrap();
+    assert_eq!(config.probe.ports_only, [80, 443]);
+    assert_eq!(config.probe.cidrs_except.len(), 2);
+    assert_eq!(config.probe.methods["nat"], "ctnetlink");
+    assert_eq!(config.probe.ring_bytes.get(), 65_536);
+    assert!(!config.probe.udp);
+    assert_eq!(config.metrics.peers.values().collect::<Vec<_>>(), ["inside"]);
+    assert_eq!(config.api.listen.port(), 1);
+    assert_eq!(config.log.level, LogLevel::Trace);
+}
+
+#[test]
+fn every_key_can_be_set_by_a_variable() {
+    for (section, values) in toml::Table::try_from(Config::default()).unwrap() {
+        for (key, value) in values.as_table().unwrap() {
+            let text = match value {
+                toml::Value::String(text) => text.clone(),
+                toml::Value::Array(_) | toml::Value::Table(_) => String::new(),
+                value => value.to_string(),
+            };
+            let variable = format!("NETPROBE_{section}_{key}").to_uppercase();
+            assert_eq!(
+                with(&[(&variable, &text)], "").unwrap(),
+                Config::default(),
+                "{variable}"
+            );
+        }
+    }
+}
+
+#[test]
+fn errors_say_where_and_what_is_allowed() {
+    for (text, message) in [
+        (
+            "[probe]\nring_bytes = 65537\n",
+            "np.toml, line 2, probe.ring_bytes: 65537 is not allowed; a ring is a power of two from 65536 to 1073741824 bytes",
+        ),
+        (
+            "[probe]\n\ndrain_interval = \"2s\"\n",
+            "np.toml, line 3, probe.drain_interval: `2s` is out of range; allowed is 1ms to 1s",
+        ),
+        (
+            "[flow]\nopen_after = \"soon\"\n",
+            "np.toml, line 2, flow.open_after: `soon` is not a duration; write a number and a unit, like 10ms, 30s, 5m or 1h",
+        ),
+        (
+            "[log]\nlevel = \"loud\"\n",
+            "np.toml, line 2, log.level: unknown variant `loud`, expected one of `error`, `warn`, `info`, `debug`, `trace`",
+        ),
+        (
+            "[flow]\nmax_flows = 0\n",
+            "np.toml, line 2, flow.max_flows: 0 is not allowed; at least 1 is",
+        ),
+        (
+            "[api]\nlisten = \"0.0.0.0:80\"\n",
+            "np.toml, line 2, api.listen: `0.0.0.0:80` is not a loopback address; only 127.0.0.0/8 and ::1 are allowed without TLS and a token",
+        ),
+        (
+            "[log]\ncolour = true\n",
+            "np.toml, line 2, log.colour: unknown field `colour`, expected `level` or `format`",
+        ),
+        (
+            "[lag]\nlevel = 1\n",
+            "np.toml, line 1: unknown field `lag`, expected one of `probe`, `flow`, `metrics`, `api`, `log`",
+        ),
+        (
+            "[probe]\nports_only = [1]\nports_except = [2]\n",
+            "np.toml, line 3, probe.ports_except: not together with probe.ports_only; leave one of them empty",
+        ),
+    ] {
+        assert_eq!(file(text).unwrap_err().to_string(), message);
+    }
+}
+
+#[test]
+fn errors_of_variables_name_the_variable() {
+    for (variable, text, message) in [
+        (
+            "NETPROBE_LOG_COLOUR",
+            "x",
+            "environment variable NETPROBE_LOG_COLOUR, log.colour: there is no such key; allowed are format, level",
+        ),
+        (
+            "NETPROBE_FLOW_MAX_FLOWS",
+            "many",
+            "environment variable NETPROBE_FLOW_MAX_FLOWS, flow.max_flows: `many` is not a whole number",
+        ),
+        (
+            "NETPROBE_FLOW_MAX_FLOWS",
+            "0",
+            "environment variable NETPROBE_FLOW_MAX_FLOWS, flow.max_flows: 0 is not allowed; at least 1 is",
+        ),
+        (
+            "NETPROBE_PROBE_METHODS",
+            "nat",
+            "environment variable NETPROBE_PROBE_METHODS, probe.methods: `nat` is not a pair; write name=value,name=value",
+        ),
+    ] {
+        assert_eq!(with(&[(variable, text)], "").unwrap_err().to_string(), message);
+    }
+    let error = with(
+        &[("NETPROBE_PROBE_PORTS_ONLY", "1")],
+        "[probe]\nports_except = [2]\n",
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("probe.ports_only"), "{error}");
+}
+
+#[test]
+fn a_named_file_must_exist() {
+    let error = Config::load(Profile::Production, Some("/nowhere/np.toml".as_ref()), []).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("cannot read the configuration file /nowhere/np.toml")
+    );
+}
+
+#[test]
+fn what_is_shown_reads_back() {
+    let shown = toml::to_string(&Config::default()).unwrap();
+    assert_eq!(file(&shown).unwrap(), Config::default());
+}
