@@ -38,6 +38,7 @@ const TOOLS: &[&str] = &[
     "head",
     "tail",
     "grep",
+    "wc",
     "find",
 ];
 

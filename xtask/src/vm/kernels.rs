@@ -139,7 +139,9 @@ fn unpacked(place: &Path, wanted: &[String]) -> Result<Unpacked> {
         fs::read_to_string(base.join(name)).with_context(|| format!("cannot read {} of {release}", name))
     };
     let known = Dependencies::parse(&read("modules.dep")?);
-    let builtin: BTreeSet<String> = read("modules.builtin")?.lines().map(module_name).collect();
+    // Newer packages do not ship it.
+    let builtin = fs::read_to_string(base.join("modules.builtin")).unwrap_or_default();
+    let builtin: BTreeSet<String> = builtin.lines().map(module_name).collect();
     let mut order = Vec::new();
     let mut absent = Vec::new();
     for name in wanted {
@@ -148,7 +150,10 @@ fn unpacked(place: &Path, wanted: &[String]) -> Result<Unpacked> {
         }
     }
     if !absent.is_empty() {
-        say!("{release} has no module {}", absent.join(", "));
+        say!(
+            "{release} has no module {}, or has it built in",
+            absent.join(", ")
+        );
     }
     Ok(Unpacked {
         kernel,

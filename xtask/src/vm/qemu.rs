@@ -1,6 +1,5 @@
 //! One boot under QEMU: the console read line by line until the verdict, a panic or a hang.
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -75,12 +74,13 @@ fn command(kernel: &Path, initramfs: &Path) -> Command {
     let emulator = format!("qemu-system-{}", std::env::consts::ARCH);
     // Where it is there, setpriv sees to it that the machine does not outlive us, whatever ends us.
     let mut cmd = match sh::which("setpriv") {
-        Some(setpriv) => sh::clean(setpriv),
+        Some(setpriv) => {
+            let mut cmd = sh::clean(setpriv);
+            cmd.args(["--pdeathsig", "KILL", &emulator]);
+            cmd
+        }
         None => sh::clean(&emulator),
     };
-    if cmd.get_program() != OsStr::new(&emulator) {
-        cmd.args(["--pdeathsig", "KILL", &emulator]);
-    }
     // Emulation with one CPU: it runs on machines that are virtual themselves, and more CPUs were seen to crash.
     cmd.args([
         "-accel",
