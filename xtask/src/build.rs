@@ -20,8 +20,11 @@ pub(crate) fn agent() -> Result<PathBuf> {
 /// The truth tests, built and not run.
 pub(crate) fn truth() -> Result<PathBuf> {
     say!("building the truth tests");
-    executable(sh::cargo(None).args(["test", "--no-run", "-p", "netprobe-tests", "--test", "truth"]))
-        .context("the truth tests did not build")
+    executable(
+        sh::cargo(None).args(["test", "--no-run", "-p", "netprobe-tests", "--test", "truth"]),
+        "truth",
+    )
+    .context("the truth tests did not build")
 }
 
 /// PID 1 of the virtual machines, linked statically: nothing is there yet when it starts.
@@ -31,6 +34,7 @@ pub(crate) fn vm_init() -> Result<PathBuf> {
         sh::cargo(None)
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
             .args(["build", "--release", "-p", "vm-init", "--target", &host]),
+        "vm-init",
     )
     .context("vm-init did not build; a static C library is needed (libc.a)")
 }
@@ -44,8 +48,8 @@ fn host_triple() -> Result<String> {
     Ok(host.trim().to_owned())
 }
 
-/// Runs a cargo build and returns the one executable it reports.
-fn executable(cmd: &mut Command) -> Result<PathBuf> {
+/// Runs a cargo build and returns the executable of one target; a test's package builds its programs, too.
+fn executable(cmd: &mut Command, target: &str) -> Result<PathBuf> {
     cmd.args(["--message-format", "json-render-diagnostics"])
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit());
@@ -54,14 +58,10 @@ fn executable(cmd: &mut Command) -> Result<PathBuf> {
     if !out.status.success() {
         bail!("`{shown}` failed ({})", out.status);
     }
-    let mut found = String::from_utf8_lossy(&out.stdout)
+    String::from_utf8_lossy(&out.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .collect::<Vec<_>>();
-    match (found.pop(), found.is_empty()) {
-        (Some(path), true) => Ok(path),
-        (None, _) => bail!("`{shown}` built no executable"),
-        (Some(_), false) => bail!("`{shown}` built more than one executable"),
-    }
+        .filter(|message| message["target"]["name"] == target)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .with_context(|| format!("`{shown}` built no {target}"))
 }
