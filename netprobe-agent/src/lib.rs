@@ -1,6 +1,8 @@
 //! The netprobe agent.
 
+pub mod app;
 pub mod config;
+pub mod decode;
 pub mod error;
 pub mod event;
 pub mod fanout;
@@ -12,3 +14,4 @@ pub mod output;
 pub mod probe_report;
 pub mod query;
 pub mod recent;
+pub mod ring;

@@ -1,0 +1,304 @@
+//! The one thread that drains, decodes, keeps the table and emits. It alone owns all of it; others ask by [`Query`].
+
+use std::{
+    collections::BinaryHeap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc as std_mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    baseline::Survey,
+    clock::{WallClock, monotonic_ns},
+    forward,
+    state::State,
+};
+use crate::{
+    config::Config,
+    event::{Agent, AgentAction, Event, FlowState, Gap, GapScope, Severity},
+    flow::report::Reporter,
+    kernel::load::Probe,
+    probe_report::LossReport,
+    query::{FlowPage, Query},
+    ring::Ring,
+};
+
+/// Records handled before queries and timers get their turn.
+const BATCH: usize = 16_384;
+/// How long the end may take: drain, tell, deliver.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+/// Pages of the flow listing start here for forwarded connections; cookies are far below.
+const FORWARD_PAGE: u64 = 1 << 63;
+
+/// Everything the thread owns.
+pub struct Pipeline {
+    /// The loaded programs; dropped first at the end, so that nothing new comes.
+    pub probe: Option<Probe>,
+    /// Records.
+    pub ring: Ring,
+    /// Table and fan-out.
+    pub state: State,
+    /// What is asked.
+    pub queries: mpsc::Receiver<Query>,
+    /// Makes reports.
+    pub reporter: Reporter,
+    /// Settings.
+    pub config: Arc<Config>,
+    told: Vec<LossReport>,
+    survey: Option<std_mpsc::Receiver<Survey>>,
+}
+
+impl Pipeline {
+    /// Puts the parts together.
+    pub fn new(
+        probe: Probe,
+        ring: Ring,
+        state: State,
+        queries: mpsc::Receiver<Query>,
+        reporter: Reporter,
+        config: Arc<Config>,
+    ) -> Pipeline {
+        Pipeline {
+            probe: Some(probe),
+            ring,
+            state,
+            queries,
+            reporter,
+            config,
+            told: Vec::new(),
+            survey: None,
+        }
+    }
+
+    /// Takes the connections that are older than the agent. The programs are attached already, so every socket is in
+    /// this list or in the ring.
+    pub fn baseline(&mut self) {
+        let (older, notices) = Survey::take(true).into_live(&self.state.processes);
+        tracing::info!(
+            connections = older.len(),
+            "took over connections older than the agent"
+        );
+        for notice in &notices {
+            tracing::warn!("{notice}");
+        }
+        self.reporter.notices.extend(notices);
+        for live in older {
+            self.state.baseline(live);
+        }
+    }
+
+    /// Runs until `stop` is set, then ends in order.
+    pub fn run(mut self, stop: &AtomicBool) {
+        let every = self.config.probe.drain_interval.0;
+        let reconcile_every = self.config.flow.reconcile_every.0;
+        let (mut last_second, mut last_reconcile) = (Instant::now(), Instant::now());
+        self.announce(AgentAction::Start);
+        while !stop.load(Ordering::Relaxed) {
+            if self.drain() < BATCH
+                && let Err(error) = self.ring.wait(every)
+            {
+                tracing::error!("waiting for records failed, polling instead: {error}");
+                std::thread::sleep(every);
+            }
+            self.state.tick(monotonic_ns());
+            self.answer();
+            if last_second.elapsed() >= Duration::from_secs(1) {
+                last_second = Instant::now();
+                self.every_second();
+            }
+            if last_reconcile.elapsed() >= reconcile_every {
+                last_reconcile = Instant::now();
+                self.start_survey();
+            }
+            self.finish_survey();
+        }
+        self.shutdown();
+    }
+
+    fn drain(&mut self) -> usize {
+        let Pipeline { ring, state, .. } = self;
+        let count = ring.drain(BATCH, |bytes| state.take(bytes));
+        match ring.drain_overflow(|bytes| state.take(bytes)) {
+            Ok(more) => count + more,
+            Err(error) => {
+                tracing::error!("the overflow hash cannot be read: {error}");
+                count
+            }
+        }
+    }
+
+    fn every_second(&mut self) {
+        let now = monotonic_ns();
+        self.state.maker.wall = WallClock::new();
+        self.state.expire(now);
+        self.tell_losses();
+        self.state.fanout.tick();
+    }
+
+    /// A gap event for each kind of loss in the kernel that grew.
+    fn tell_losses(&mut self) {
+        let losses = match self.ring.counters() {
+            Ok(counters) => counters.lost(),
+            Err(error) => {
+                tracing::error!("the kernel side's counters cannot be read: {error}");
+                return;
+            }
+        };
+        for loss in &losses {
+            let told = self
+                .told
+                .iter()
+                .find(|t| t.stage == loss.stage && t.reason == loss.reason);
+            let fresh = loss.count - told.map_or(0, |told| told.count);
+            if fresh == 0 {
+                continue;
+            }
+            let gap = Gap {
+                stage: loss.stage.clone().into(),
+                reason: loss.reason.clone().into(),
+                count: Some(fresh),
+                from_seq: None,
+                to_seq: None,
+                scope: GapScope::Agent,
+            };
+            let event = Event::gap(&self.state.maker.origin, gap);
+            self.state.emit(event);
+        }
+        self.told = losses;
+    }
+
+    fn start_survey(&mut self) {
+        if self.survey.is_some() {
+            return;
+        }
+        let (send, receive) = std_mpsc::channel();
+        // Lists of many sockets take long: not in this thread. It ends by itself, its result may find nobody.
+        let spawned = std::thread::Builder::new()
+            .name("survey".to_owned())
+            .spawn(move || {
+                if send.send(Survey::take(false)).is_err() {
+                    tracing::debug!("the agent ended before a list of sockets was done");
+                }
+            });
+        match spawned {
+            Ok(_) => self.survey = Some(receive),
+            Err(error) => tracing::error!("no thread to list sockets: {error}"),
+        }
+    }
+
+    fn finish_survey(&mut self) {
+        let Some(receive) = &self.survey else { return };
+        match receive.try_recv() {
+            Ok(survey) => {
+                self.survey = None;
+                self.state
+                    .reconcile(&survey.cookies(), &survey.listed, survey.since_ns);
+            }
+            Err(std_mpsc::TryRecvError::Empty) => {}
+            Err(std_mpsc::TryRecvError::Disconnected) => self.survey = None,
+        }
+    }
+
+    fn answer(&mut self) {
+        while let Ok(query) = self.queries.try_recv() {
+            // An asker that went away is no error.
+            match query {
+                Query::Flows { after, limit, reply } => drop(reply.send(self.page(after, limit))),
+                Query::Probe { reply } => drop(reply.send(Box::new(self.report()))),
+            }
+        }
+    }
+
+    fn report(&mut self) -> crate::probe_report::ProbeReport {
+        self.reporter.report(self.probe.as_ref(), &self.ring, &self.state)
+    }
+
+    /// Live flows in the order of a number that stays theirs.
+    fn page(&self, after: Option<u64>, limit: usize) -> FlowPage {
+        let forward_page = |id: &forward::Id| FORWARD_PAGE | (id.1 & !FORWARD_PAGE);
+        let numbers = self
+            .state
+            .table
+            .keys()
+            .copied()
+            .chain(self.state.forwards.iter().map(|(id, _)| forward_page(id)))
+            .filter(|number| after.is_none_or(|after| *number > after));
+        let mut smallest = BinaryHeap::new();
+        for number in numbers {
+            smallest.push(number);
+            if smallest.len() > limit + 1 {
+                smallest.pop();
+            }
+        }
+        let mut page = smallest.into_sorted_vec();
+        let more = page.len() > limit;
+        page.truncate(limit);
+        let now = monotonic_ns();
+        let maker = &self.state.maker;
+        let flows = page
+            .iter()
+            .filter_map(|number| {
+                if *number < FORWARD_PAGE {
+                    let live = self.state.table.get(number)?;
+                    return Some(maker.live(live, listed(live.opened), now));
+                }
+                let (_, flow) = self
+                    .state
+                    .forwards
+                    .iter()
+                    .find(|(id, _)| forward_page(id) == *number)?;
+                Some(forward::event(maker, flow, listed(flow.opened), None, now))
+            })
+            .collect();
+        FlowPage {
+            flows,
+            next: if more { page.last().copied() } else { None },
+        }
+    }
+
+    fn announce(&mut self, action: AgentAction) {
+        let message = match action {
+            AgentAction::Start => "the probe is attached",
+            _ => "the probe is detached",
+        };
+        let agent = Agent {
+            action,
+            version: env!("CARGO_PKG_VERSION").into(),
+            message: Some(message.into()),
+        };
+        let event = Event::agent(&self.state.maker.origin, Severity::Info, agent);
+        self.state.emit(event);
+    }
+
+    /// Detach, drain what is left, mark live flows, end the sinks, say whether the ledger closes.
+    fn shutdown(mut self) {
+        let deadline = Instant::now() + SHUTDOWN;
+        self.reporter.freeze(self.probe.take());
+        while self.drain() > 0 && Instant::now() < deadline {}
+        let now = monotonic_ns();
+        self.state.tick(now);
+        self.tell_losses();
+        self.state.stop(now);
+        self.announce(AgentAction::Stop);
+        self.state.fanout.shutdown(deadline);
+        self.answer();
+        let report = self.report();
+        match serde_json::to_string(&report.ledger) {
+            Ok(ledger) => tracing::info!(ledger = %ledger, "ledger at the end"),
+            Err(error) => tracing::error!("the ledger cannot be written: {error}"),
+        }
+    }
+}
+
+const fn listed(opened: bool) -> FlowState {
+    if opened {
+        FlowState::Update
+    } else {
+        FlowState::Open
+    }
+}

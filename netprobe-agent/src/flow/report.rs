@@ -1,0 +1,204 @@
+//! The probe's report about itself: capabilities, ledger, cost.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use super::state::State;
+use crate::{
+    event::EventKind,
+    kernel::{
+        load::{Probe, maps},
+        stats,
+    },
+    probe_report::{
+        CostReport, FactReport, KernelLedger, KernelReport, LedgerReport, LossReport, MapReport, ProbeReport,
+        ProgramReport, RingReport,
+    },
+    ring::Ring,
+};
+
+/// Makes reports; holds what does not change.
+pub struct Reporter {
+    /// The kernel below.
+    pub kernel: KernelReport,
+    /// What an operator should read.
+    pub notices: Vec<String>,
+    started: Instant,
+    facts: Vec<FactReport>,
+    programs: Vec<ProgramReport>,
+    capacities: BTreeMap<String, u32>,
+    /// Accept queues that overflowed, by namespace, as of the last survey.
+    pub listen_overflows: BTreeMap<String, u64>,
+}
+
+impl Reporter {
+    /// A reporter for an attached probe.
+    pub fn new(kernel: KernelReport, probe: &Probe) -> Reporter {
+        Reporter {
+            kernel,
+            notices: Vec::new(),
+            started: Instant::now(),
+            facts: probe.facts.clone(),
+            programs: Vec::new(),
+            capacities: maps(&probe.ebpf),
+            listen_overflows: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps the programs' last numbers and detaches them.
+    pub fn freeze(&mut self, probe: Option<Probe>) {
+        if let Some(probe) = probe {
+            self.programs = stats::programs(&probe.ebpf);
+        }
+    }
+
+    /// The report of this moment.
+    pub fn report(&mut self, probe: Option<&Probe>, ring: &Ring, state: &State) -> ProbeReport {
+        if let Some(probe) = probe {
+            self.programs = stats::programs(&probe.ebpf);
+        }
+        let counters = ring.counters();
+        let misses = stats::recursion_misses(&self.programs);
+        let mut report = ProbeReport {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            run: Some(state.maker.origin.run.to_string()),
+            uptime_seconds: Some(self.started.elapsed().as_secs_f64()),
+            kernel: self.kernel.clone(),
+            facts: self.facts.clone(),
+            programs: self.programs.clone(),
+            maps: self.maps(state),
+            ring: Some(RingReport {
+                bytes: u64::from(ring.bytes()),
+                fill: ring.fill(),
+            }),
+            ledger: None,
+            counters: BTreeMap::new(),
+            cost: cost(&self.programs),
+            listen_overflows: self.listen_overflows.clone(),
+            notices: self.notices.clone(),
+        };
+        match counters {
+            Ok(counters) => {
+                let kernel = kernel_ledger(&counters, ring, state, misses);
+                report.ledger = Some(LedgerReport {
+                    kernel,
+                    sinks: state.fanout.ledger(),
+                    emitted: EventKind::ALL
+                        .iter()
+                        .map(|kind| (kind.name().to_owned(), state.fanout.emitted(*kind)))
+                        .collect(),
+                });
+                report.counters = counters.others();
+                report.counters.extend(own_counters(state));
+            }
+            Err(error) => report
+                .notices
+                .push(format!("the kernel side's counters cannot be read: {error}")),
+        }
+        report
+    }
+
+    fn maps(&self, state: &State) -> Vec<MapReport> {
+        let mut maps: Vec<_> = self
+            .capacities
+            .iter()
+            .map(|(name, capacity)| MapReport {
+                name: name.to_lowercase(),
+                entries: None,
+                capacity: u64::from(*capacity),
+            })
+            .collect();
+        maps.push(MapReport {
+            name: "flow_table".to_owned(),
+            entries: Some(state.table.len() as u64),
+            capacity: state.max_flows() as u64,
+        });
+        maps.push(MapReport {
+            name: "forward_table".to_owned(),
+            entries: Some(state.forwards.len() as u64),
+            capacity: state.max_flows() as u64,
+        });
+        maps
+    }
+}
+
+/// Equation (a). A run skipped by recursion might have made a record: seen and lost.
+fn kernel_ledger(
+    counters: &crate::ring::Counters,
+    ring: &Ring,
+    state: &State,
+    recursion_misses: u64,
+) -> KernelLedger {
+    let mut seen: BTreeMap<String, u64> = counters
+        .seen()
+        .into_iter()
+        .map(|(kind, count)| (kind.name().to_owned(), count))
+        .collect();
+    seen.insert("skipped_runs".to_owned(), recursion_misses);
+    let drained: BTreeMap<String, u64> = ring
+        .drained()
+        .iter()
+        .map(|(kind, count)| (kind.name().to_owned(), *count))
+        .collect();
+    let mut lost = counters.lost();
+    lost.push(LossReport {
+        stage: "kernel".to_owned(),
+        reason: "recursion".to_owned(),
+        count: recursion_misses,
+    });
+    let total_seen: u64 = seen.values().sum();
+    let accounted: u64 = drained.values().sum::<u64>() + lost.iter().map(|loss| loss.count).sum::<u64>();
+    let difference = i64::try_from(i128::from(total_seen) - i128::from(accounted)).unwrap_or(i64::MAX);
+    KernelLedger {
+        seen,
+        drained,
+        lost,
+        rejected: state
+            .counters
+            .rejected
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), *v))
+            .collect(),
+        suppressed: counters.suppressed(),
+        lost_bytes: counters.lost_bytes(),
+        closes: difference == 0,
+        difference,
+    }
+}
+
+fn own_counters(state: &State) -> BTreeMap<String, u64> {
+    let (own, processes) = (&state.counters, state.processes.counters());
+    [
+        ("flow_table_full", own.table_full),
+        ("forward_table_full", own.forwards_full),
+        ("accepts_expired", own.accepts_expired),
+        ("flows_vanished", own.vanished),
+        ("hops_expired", state.nat.expired),
+        ("process_lookups_hit", processes.hits),
+        ("process_lookups_missed", processes.misses),
+        ("processes_gone", processes.gone),
+        ("processes_unsure", processes.unsure),
+        ("processes_denied", processes.denied),
+        ("processes_evicted", processes.evicted),
+    ]
+    .into_iter()
+    .map(|(name, count)| (name.to_owned(), count))
+    .collect()
+}
+
+/// CPU and memory of this process, from `/proc/self`.
+fn cost(programs: &[ProgramReport]) -> Option<CostReport> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // Fields are counted from after the name, which is in parentheses: 14 and 15 are user and system time, 24 pages.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let ticks = rustix::param::clock_ticks_per_second();
+    let bpf_ns: Option<u64> = programs
+        .iter()
+        .map(|program| program.run_ns)
+        .reduce(|a, b| Some(a.unwrap_or(0) + b.unwrap_or(0)))?;
+    Some(CostReport {
+        cpu_seconds: (number(14)? + number(15)?) as f64 / ticks as f64,
+        memory_bytes: number(24)? * rustix::param::page_size() as u64,
+        bpf_seconds: bpf_ns.map(|ns| ns as f64 / 1e9),
+    })
+}

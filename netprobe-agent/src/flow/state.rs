@@ -1,0 +1,464 @@
+//! The flow table and what records do to it.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    num::NonZeroUsize,
+    sync::Arc,
+};
+
+use netprobe_common::{
+    AcceptRecord, ConnectFailedRecord, FlowRecord, ForwardRecord, HopRecord, Process, Role, flow_flags,
+};
+
+use super::{
+    address::ip,
+    ending::Ending,
+    events::Maker,
+    forward::{self, Change, Forwards},
+    live::{Live, Totals},
+    nat::NatTable,
+    process::{Identity, ProcessCache},
+    timers::{Due, Timers},
+};
+use crate::{
+    config::FlowConfig,
+    decode::{Record, Reject, decode},
+    event::{CloseReason, Event, FlowRole, FlowState, Protocol},
+    fanout::Fanout,
+    metrics::{FlowDelta, Metrics},
+};
+
+/// Accepts that wait for the record of their connection at most.
+const MAX_PENDING_ACCEPTS: usize = 16_384;
+
+/// Counts of this stage.
+#[derive(Clone, Debug, Default)]
+pub struct StageCounters {
+    /// Records that were not valid, by reason.
+    pub rejected: BTreeMap<&'static str, u64>,
+    /// Connections that found the table full: their final event comes, no `open`, `update` or listing.
+    pub table_full: u64,
+    /// Forwarded connections that found the table full.
+    pub forwards_full: u64,
+    /// Accepts whose connection never showed up.
+    pub accepts_expired: u64,
+    /// Connections found gone at reconciliation.
+    pub vanished: u64,
+}
+
+/// The flow table.
+pub struct State {
+    /// Live connections by cookie.
+    pub table: HashMap<u64, Box<Live>>,
+    /// Live forwarded connections.
+    pub forwards: Forwards,
+    /// Hops that wait.
+    pub nat: NatTable,
+    /// Who is who.
+    pub processes: ProcessCache,
+    /// Makes events.
+    pub maker: Maker,
+    /// Where events go.
+    pub fanout: Fanout,
+    /// Counts of this stage.
+    pub counters: StageCounters,
+    metrics: Arc<Metrics>,
+    timers: Timers,
+    accepts: HashMap<u64, AcceptRecord>,
+    config: FlowConfig,
+    failed_connects: u64,
+}
+
+impl State {
+    /// An empty table.
+    pub fn new(config: &FlowConfig, maker: Maker, fanout: Fanout, metrics: Arc<Metrics>) -> State {
+        let processes = NonZeroUsize::new(config.max_processes).unwrap_or(NonZeroUsize::MIN);
+        State {
+            table: HashMap::new(),
+            forwards: Forwards::new(config.max_flows),
+            nat: NatTable::default(),
+            processes: ProcessCache::new(processes),
+            maker,
+            fanout,
+            counters: StageCounters::default(),
+            metrics,
+            timers: Timers::default(),
+            accepts: HashMap::new(),
+            config: config.clone(),
+            failed_connects: 0,
+        }
+    }
+
+    /// Takes the bytes of one record.
+    pub fn take(&mut self, bytes: &[u8]) {
+        match decode(bytes) {
+            Ok(Record::Established(record)) => self.established(record),
+            Ok(Record::Sample(record)) => self.sampled(record),
+            Ok(Record::Closed(record)) => self.closed(record),
+            Ok(Record::Accept(record)) => self.accepted(record),
+            Ok(Record::ConnectFailed(record)) => self.connect_failed(record),
+            Ok(Record::Hop(record)) => self.hop(record),
+            Ok(Record::Forward(record)) => self.forwarded(record),
+            Ok(Record::Udp(_)) => {}
+            Err(reject) => self.reject(bytes, reject),
+        }
+    }
+
+    fn reject(&mut self, bytes: &[u8], reject: Reject) {
+        *self.counters.rejected.entry(reject.name()).or_default() += 1;
+        tracing::warn!(
+            kind = bytes.get(1).copied(),
+            length = bytes.len(),
+            reason = reject.name(),
+            "rejected a record; the stream goes on"
+        );
+    }
+
+    /// Adds a connection older than the agent.
+    pub fn baseline(&mut self, live: Live) {
+        self.metrics
+            .move_active(None, Some((service(&live), metric_role(live.role))));
+        self.watch(live);
+    }
+
+    fn established(&mut self, record: &FlowRecord) {
+        let mut live = Live::new(record);
+        live.process = self.identity(&record.process, record.started_ns);
+        self.translate(&mut live);
+        let delta = live.update(record);
+        if let Some(accept) = self.accepts.remove(&record.cookie) {
+            self.accept(&mut live, &accept);
+        }
+        // A server's service is known from its accept on: say nothing before.
+        if live.role == Role::Client || live.accepted_ns != 0 {
+            self.announce(&mut live);
+        }
+        self.observe(&live, delta);
+        if let Some(old) = self.table.remove(&record.cookie) {
+            // Known from the dump at start and yet new: it was opened between attach and dump.
+            self.metrics
+                .move_active(Some((service(&old), metric_role(old.role))), None);
+        }
+        self.metrics
+            .move_active(None, Some((service(&live), metric_role(live.role))));
+        self.watch(live);
+    }
+
+    /// Puts a connection into the table and wants `open` for it.
+    fn watch(&mut self, live: Live) {
+        if self.table.len() >= self.config.max_flows {
+            self.counters.table_full += 1;
+            self.metrics
+                .move_active(Some((service(&live), metric_role(live.role))), None);
+            return;
+        }
+        self.timers.set(
+            live.started_ns + self.config.open_after.0.as_nanos() as u64,
+            Due::Flow(live.cookie),
+        );
+        self.table.insert(live.cookie, Box::new(live));
+    }
+
+    fn sampled(&mut self, record: &FlowRecord) {
+        if !self.table.contains_key(&record.cookie) {
+            let live = self.first_seen(record);
+            self.metrics
+                .move_active(None, Some((service(&live), metric_role(live.role))));
+            self.watch(live);
+        }
+        let Some(mut live) = self.table.remove(&record.cookie) else {
+            return;
+        };
+        let before = service(&live).map(str::to_owned);
+        let delta = live.update(record);
+        self.io_identity(&mut live, record);
+        if service(&live) != before.as_deref() {
+            let role = metric_role(live.role);
+            self.metrics
+                .move_active(Some((before.as_deref(), role)), Some((service(&live), role)));
+        }
+        self.observe(&live, delta);
+        self.table.insert(record.cookie, live);
+    }
+
+    /// A connection whose ESTABLISHED was lost, or that is older than the agent and was not in its dump.
+    fn first_seen(&mut self, record: &FlowRecord) -> Live {
+        let mut live = Live::new(record);
+        live.process = self.identity(&record.process, record.started_ns);
+        self.translate(&mut live);
+        if record.flags & flow_flags::PARTIAL != 0 {
+            // What it moved before is not known: charge nothing of it.
+            live.base = Some(Box::new(Totals::of(record)));
+            live.totals = Totals::of(record);
+        }
+        live
+    }
+
+    fn closed(&mut self, record: &FlowRecord) {
+        let known = self.table.remove(&record.cookie);
+        let active = known.is_some();
+        let mut live = match known {
+            Some(live) => live,
+            None => Box::new(self.first_seen(record)),
+        };
+        let before = service(&live).map(str::to_owned);
+        let delta = live.update(record);
+        if live.key.local_port == 0 || !active {
+            live.key = record.key;
+        }
+        if let Some(accept) = self.accepts.remove(&record.cookie) {
+            self.accept(&mut live, &accept);
+        }
+        self.io_identity(&mut live, record);
+        if live.established_ns != 0 {
+            self.announce(&mut live);
+        }
+        self.observe(&live, delta);
+        if active {
+            self.metrics
+                .move_active(Some((before.as_deref(), metric_role(live.role))), None);
+        }
+        let event = self.maker.closed(&live, record);
+        self.fanout.emit(event);
+    }
+
+    fn accepted(&mut self, record: &AcceptRecord) {
+        let Some(mut live) = self.table.remove(&record.cookie) else {
+            if self.accepts.len() < MAX_PENDING_ACCEPTS {
+                self.accepts.insert(record.cookie, *record);
+            } else {
+                self.counters.accepts_expired += 1;
+            }
+            return;
+        };
+        let before = service(&live).map(str::to_owned);
+        self.accept(&mut live, record);
+        let role = metric_role(live.role);
+        self.metrics
+            .move_active(Some((before.as_deref(), role)), Some((service(&live), role)));
+        self.announce(&mut live);
+        self.table.insert(record.cookie, live);
+    }
+
+    fn accept(&mut self, live: &mut Live, record: &AcceptRecord) {
+        live.accepted_ns = record.header.ts_ns;
+        live.process = self.identity(&record.process, record.header.ts_ns);
+    }
+
+    fn connect_failed(&mut self, record: &ConnectFailedRecord) {
+        self.failed_connects += 1;
+        let process = self.identity(&record.process, record.header.ts_ns);
+        let event = self.maker.connect_failed(record, process, self.failed_connects);
+        self.fanout.emit(event);
+    }
+
+    fn hop(&mut self, record: &HopRecord) {
+        self.nat.add(record);
+    }
+
+    fn forwarded(&mut self, record: &ForwardRecord) {
+        match self.forwards.add(record) {
+            Change::Begun(id) => {
+                let at = record.header.ts_ns + self.config.open_after.0.as_nanos() as u64;
+                self.timers.set(at, Due::Forward(id));
+            }
+            Change::Ended(id) => {
+                if let Some(flow) = self.forwards.remove(id, record.header.ts_ns) {
+                    let (state, reason) = forward::reason(&flow);
+                    let event = forward::event(&self.maker, &flow, state, Some(reason), record.header.ts_ns);
+                    self.fanout.emit(event);
+                }
+                // The entry's memory went to a new connection: begin that one.
+                if record.state == 1 {
+                    self.forwarded(record);
+                }
+            }
+            Change::Full => self.counters.forwards_full += 1,
+            Change::Nothing => {}
+        }
+    }
+
+    /// Emits what is due: `open` and `update` events.
+    pub fn tick(&mut self, now_ns: u64) {
+        for due in self.timers.take(now_ns) {
+            let next = now_ns + self.config.update_every.0.as_nanos() as u64;
+            let event = match due {
+                Due::Flow(cookie) => {
+                    let Some(live) = self.table.get_mut(&cookie) else {
+                        continue;
+                    };
+                    let state = if live.opened {
+                        FlowState::Update
+                    } else {
+                        FlowState::Open
+                    };
+                    live.opened = true;
+                    self.maker.live(live, state, now_ns)
+                }
+                Due::Forward(id) => {
+                    let Some(flow) = self.forwards.get_mut(id) else {
+                        continue;
+                    };
+                    let state = if flow.opened {
+                        FlowState::Update
+                    } else {
+                        FlowState::Open
+                    };
+                    flow.opened = true;
+                    forward::event(&self.maker, flow, state, None, now_ns)
+                }
+            };
+            self.fanout.emit(event);
+            self.timers.set(next, due);
+        }
+    }
+
+    /// Forgets what waited too long.
+    pub fn expire(&mut self, now_ns: u64) {
+        const ACCEPT_NS: u64 = 60_000_000_000;
+        self.nat.expire(now_ns);
+        self.forwards.expire(now_ns);
+        let before = self.accepts.len();
+        self.accepts
+            .retain(|_, accept| now_ns.saturating_sub(accept.header.ts_ns) < ACCEPT_NS);
+        self.counters.accepts_expired += (before - self.accepts.len()) as u64;
+    }
+
+    /// Ends connections that no longer have a socket. `sockets`: cookies of the namespaces in `listed`, all
+    /// taken after `since_ns`.
+    pub fn reconcile(&mut self, sockets: &HashSet<u64>, listed: &HashSet<u64>, since_ns: u64) {
+        let gone: Vec<u64> = self
+            .table
+            .values()
+            .filter(|live| {
+                live.started_ns < since_ns
+                    && live.touched_ns < since_ns
+                    && listed.contains(&u64::from(live.key.netns))
+                    && !sockets.contains(&live.cookie)
+            })
+            .map(|live| live.cookie)
+            .collect();
+        for cookie in gone {
+            let Some(mut live) = self.table.remove(&cookie) else {
+                continue;
+            };
+            self.counters.vanished += 1;
+            self.announce(&mut live);
+            self.metrics
+                .move_active(Some((service(&live), metric_role(live.role))), None);
+            let ending = Ending {
+                state: FlowState::Closed,
+                reason: CloseReason::Vanished,
+                errno: 0,
+                data_lost: false,
+            };
+            let event = self.maker.ended(&live, ending, since_ns);
+            self.fanout.emit(event);
+        }
+    }
+
+    /// Tells live connections that the agent stops.
+    pub fn stop(&mut self, now_ns: u64) {
+        let mut events: Vec<Event> = self
+            .table
+            .values()
+            .map(|live| self.maker.live(live, FlowState::Update, now_ns))
+            .collect();
+        events.extend(
+            self.forwards
+                .iter()
+                .map(|(_, flow)| forward::event(&self.maker, flow, FlowState::Update, None, now_ns)),
+        );
+        for mut event in events {
+            event.flags.insert(crate::event::Flags::AGENT_STOP);
+            self.fanout.emit(event);
+        }
+    }
+
+    /// Capacity of the table.
+    pub const fn max_flows(&self) -> usize {
+        self.config.max_flows
+    }
+
+    /// Emits an event of another stage.
+    pub fn emit(&mut self, event: Event) {
+        self.fanout.emit(event);
+    }
+
+    fn identity(&mut self, process: &Process, ts_ns: u64) -> Option<Identity> {
+        self.processes.lookup(process, ts_ns)
+    }
+
+    fn io_identity(&mut self, live: &mut Live, record: &FlowRecord) {
+        if live.io_process.is_none() && record.io_process.tgid != 0 {
+            let owner = live.process.as_ref().map(|identity| identity.process.pid);
+            // The owner itself is by far the usual case, and known already.
+            live.io_process = if owner == Some(record.io_process.tgid) {
+                live.process.clone()
+            } else {
+                self.identity(&record.io_process, record.header.ts_ns)
+            };
+        }
+    }
+
+    fn translate(&mut self, live: &mut Live) {
+        let begin = if live.role == Role::Server {
+            live.established_ns
+        } else {
+            live.started_ns
+        };
+        let path = self.nat.resolve(live.cookie, &live.key, live.role, begin);
+        if path.ambiguous || !path.hops.is_empty() {
+            live.path = Some(Box::new(path));
+        }
+    }
+
+    /// Counts the connection as established, once.
+    fn announce(&mut self, live: &mut Live) {
+        if live.announced || live.flags.contains(crate::event::Flags::PARTIAL) {
+            return;
+        }
+        live.announced = true;
+        let mut delta = delta(live);
+        delta.established = true;
+        if live.role == Role::Client && live.established_ns >= live.started_ns {
+            delta.connect_seconds = Some((live.established_ns - live.started_ns) as f64 / 1e9);
+        }
+        if live.role == Role::Server && live.accepted_ns >= live.established_ns && live.accepted_ns != 0 {
+            delta.accept_wait_seconds = Some((live.accepted_ns - live.established_ns) as f64 / 1e9);
+        }
+        delta.syn_retransmits = u64::from(live.syn_retransmits);
+        self.metrics.observe_flow(&delta);
+    }
+
+    fn observe(&self, live: &Live, since: Totals) {
+        if since == Totals::default() {
+            return;
+        }
+        let mut delta = delta(live);
+        delta.bytes_sent = since.sent;
+        delta.bytes_received = since.received;
+        delta.retransmits = u64::from(since.retransmits);
+        delta.rtt_seconds = (live.srtt_us != 0).then(|| f64::from(live.srtt_us) / 8e6);
+        self.metrics.observe_flow(&delta);
+    }
+}
+
+fn delta(live: &Live) -> FlowDelta<'_> {
+    let mut delta = FlowDelta::new(Protocol::Tcp, metric_role(live.role));
+    delta.service = service(live);
+    delta.peer = Some((ip(live.key.remote_addr), live.key.remote_port));
+    delta
+}
+
+fn service(live: &Live) -> Option<&str> {
+    live.service().map(|name| &**name)
+}
+
+/// Metrics know two sides. A connection of unknown side is older than the agent and was not in its dump.
+const fn metric_role(role: Role) -> FlowRole {
+    match role {
+        Role::Server => FlowRole::Server,
+        Role::Client | Role::Unknown => FlowRole::Client,
+    }
+}

@@ -1,0 +1,151 @@
+//! Stage 1: records out of the kernel. The ring, the overflow hash, and the counters beside them.
+
+use std::{collections::BTreeMap, io, os::fd::AsRawFd as _, time::Duration};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+};
+use netprobe_common::{FlowRecord, Kind};
+
+use crate::error::AgentError;
+
+mod counters;
+
+pub use counters::Counters;
+
+const FINAL_BYTES: usize = size_of::<FlowRecord>();
+
+/// A final record from the overflow hash, aligned like one from the ring.
+#[repr(C, align(8))]
+struct Aligned([u8; FINAL_BYTES]);
+
+/// Reading side of the records.
+pub struct Ring {
+    ring: RingBuf<MapData>,
+    overflow: HashMap<MapData, u64, [u8; FINAL_BYTES]>,
+    counters: PerCpuArray<MapData, u64>,
+    /// Final records found in the overflow hash so far; compared with the kernel's count.
+    from_overflow: u64,
+    bytes: u32,
+    /// Bytes of the ring the last drain freed.
+    last_bytes: usize,
+    drained: BTreeMap<Kind, u64>,
+}
+
+impl Ring {
+    /// Takes the maps out of the loaded object.
+    pub fn open(ebpf: &mut Ebpf, bytes: u32) -> Result<Ring, AgentError> {
+        Ok(Ring {
+            ring: take(ebpf, "RECORDS")?,
+            overflow: take(ebpf, "OVERFLOW")?,
+            counters: take(ebpf, "COUNTERS")?,
+            from_overflow: 0,
+            bytes,
+            last_bytes: 0,
+            drained: BTreeMap::new(),
+        })
+    }
+
+    /// Sleeps until a forced wakeup or for `timeout`: programs do not wake the reader per record.
+    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let mut fd = libc::pollfd {
+            fd: self.ring.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one valid pollfd that outlives the call.
+        #[expect(unsafe_code, reason = "poll has no safe wrapper in the libraries used here")]
+        let ret = unsafe { libc::poll(&raw mut fd, 1, millis) };
+        if ret < 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::Interrupted {
+                Ok(())
+            } else {
+                Err(error)
+            };
+        }
+        Ok(())
+    }
+
+    /// Hands up to `limit` records to `take`, in the order they were made. Returns how many.
+    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
+        const RECORD_HEADER: usize = 8;
+        let mut count = 0;
+        self.last_bytes = 0;
+        while count < limit {
+            let Some(item) = self.ring.next() else { break };
+            // What is not a record at all counts as drained too, under no kind: the equation is then open, and shows.
+            if let Some(kind) = item.get(1).and_then(|&kind| Kind::from_wire(kind)) {
+                *self.drained.entry(kind).or_default() += 1;
+            }
+            self.last_bytes += item.len() + RECORD_HEADER;
+            take(&item);
+            count += 1;
+        }
+        count
+    }
+
+    /// Share of the ring that was in use when it was last drained, 0 to 1.
+    pub fn fill(&self) -> f64 {
+        (self.last_bytes as f64 / f64::from(self.bytes)).min(1.0)
+    }
+
+    /// Hands over the final records that found the ring full.
+    pub fn drain_overflow(&mut self, mut take: impl FnMut(&[u8])) -> Result<usize, MapError> {
+        let waiting = self.counter(netprobe_common::OVERFLOWED)?;
+        if waiting == self.from_overflow {
+            return Ok(0);
+        }
+        let cookies: Vec<u64> = self.overflow.keys().collect::<Result<_, _>>()?;
+        let mut count = 0;
+        for cookie in cookies {
+            let record = match self.overflow.get(&cookie, 0) {
+                Ok(record) => Aligned(record),
+                Err(MapError::KeyNotFound) => continue,
+                Err(error) => return Err(error),
+            };
+            self.overflow.remove(&cookie)?;
+            *self.drained.entry(Kind::Closed).or_default() += 1;
+            self.from_overflow += 1;
+            count += 1;
+            take(&record.0);
+        }
+        Ok(count)
+    }
+
+    /// Records handed over so far, by kind.
+    pub fn drained(&self) -> &BTreeMap<Kind, u64> {
+        &self.drained
+    }
+
+    /// All counters of the kernel side.
+    pub fn counters(&self) -> Result<Counters, MapError> {
+        let mut values = [0; netprobe_common::COUNTERS as usize];
+        for (index, value) in values.iter_mut().enumerate() {
+            *value = self.counter(index as u32)?;
+        }
+        Ok(Counters(values))
+    }
+
+    /// Size of the ring.
+    pub const fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    fn counter(&self, index: u32) -> Result<u64, MapError> {
+        Ok(self.counters.get(&index, 0)?.iter().sum())
+    }
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, AgentError> {
+    let broken = |error: String| {
+        AgentError::other(
+            format!("map {name} of the BPF object: {error}"),
+            "rebuild netprobe",
+        )
+    };
+    let map = ebpf.take_map(name).ok_or_else(|| broken("missing".to_owned()))?;
+    T::try_from(map).map_err(|error| broken(error.to_string()))
+}
