@@ -10,7 +10,9 @@ mod generator;
 mod nat;
 mod older;
 mod process;
+mod programs;
 mod retransmit;
+mod ring;
 mod udp;
 mod whole;
 
@@ -69,6 +71,8 @@ impl Case {
 pub(crate) enum Need {
     /// A program.
     Program(&'static str),
+    /// A PostgreSQL server; its programs are not on the path.
+    PostgresServer,
     /// io_uring allowed by the kernel.
     Uring,
     /// A processor that is not emulated.
@@ -88,6 +92,10 @@ impl Need {
     pub(crate) fn lacking(self) -> Option<Lack> {
         let reason = match self {
             Need::Program(name) if tools::find(name).is_none() => format!("{name} is not installed"),
+            Need::PostgresServer => match programs::postgres_folder() {
+                Err(error) => format!("{error:#}"),
+                Ok(_) => return None,
+            },
             Need::Uring => match netprobe_tests::traffic::uring_refused() {
                 Some(why) => format!("the kernel refuses io_uring: {why}"),
                 None => return None,
@@ -112,17 +120,18 @@ fn emulated() -> bool {
 const HOST_PROGRAMS: &[&str] = &[
     "nginx",
     "haproxy",
-    "postgres",
+    "psql",
     "pgbouncer",
     "redis-server",
+    "redis-cli",
     "promtool",
-    "setpriv",
 ];
 
 /// The table of permitted skips. Everything else that cannot run fails.
 pub(crate) fn skip_permitted(_case: &str, lack: &Lack) -> bool {
     match lack.need {
         Need::Program(name) => in_vm() && HOST_PROGRAMS.contains(&name),
+        Need::PostgresServer => in_vm(),
         // Kernels are built without it, and administrators switch it off.
         Need::Uring => true,
         Need::Speed => in_vm(),
@@ -145,6 +154,8 @@ pub(crate) fn all() -> Vec<Case> {
         retransmit::CASES,
         filters::CASES,
         faults::CASES,
+        ring::CASES,
+        programs::CASES,
         whole::CASES,
     ] {
         cases.extend(topic.iter().map(|case| Case { ..*case }));

@@ -317,23 +317,24 @@ impl Agent {
         Ok(serde_json::from_str(&body)?)
     }
 
-    /// Waits until both equations of the ledger close, twice in a row with the same numbers; the ledger.
+    /// Waits until both equations of the ledger close with nothing queued, twice in a row; the ledger.
     pub fn ledger_at_rest(&self, limit: Duration) -> Result<Ledger> {
-        let mut before: Option<Ledger> = None;
+        let mut rested = false;
         let mut last = String::new();
         wait_for("the ledger to come to rest", limit, || {
             std::thread::sleep(Duration::from_millis(200));
-            let now = match self.probe().and_then(|probe| Ledger::read(&probe)) {
-                Ok(now) => now,
+            match self.probe().and_then(|probe| Ledger::read(&probe)) {
+                Ok(ledger) => {
+                    last = format!("{:?} {ledger:?}", ledger.faults());
+                    let again =
+                        std::mem::replace(&mut rested, ledger.faults().is_empty() && ledger.queued == 0);
+                    (again && rested).then_some(ledger)
+                }
                 Err(error) => {
                     last = format!("{error:#}");
-                    return None;
+                    None
                 }
-            };
-            last = format!("{now:?}");
-            let rest = now.faults().is_empty() && now.queued == 0 && before.as_ref() == Some(&now);
-            before = Some(now.clone());
-            rest.then_some(now)
+            }
         })
         .with_context(|| format!("last ledger: {last}"))
     }
@@ -397,6 +398,8 @@ pub struct Ledger {
     pub seen: u64,
     /// Records drained, all kinds.
     pub drained: u64,
+    /// Final records of connections seen and not drained.
+    pub lost_finals: u64,
     /// Records lost, all stages and reasons.
     pub lost: u64,
     /// Losses by `stage/reason`.
@@ -451,10 +454,13 @@ impl Ledger {
                 row,
             );
         }
+        let count = |side: &str, kind: &str| kernel[side][kind].as_u64().unwrap_or(0);
+        let finals = |side: &str| count(side, "closed") + count(side, "connect_failed");
         let lost_bytes = |key: &str| kernel["lost_bytes"][key].as_u64().unwrap_or(0);
         Ok(Ledger {
             seen: sum(&kernel["seen"])?,
             drained: sum(&kernel["drained"])?,
+            lost_finals: finals("seen").saturating_sub(finals("drained")),
             lost: losses.values().sum(),
             losses,
             lost_bytes: (lost_bytes("sent"), lost_bytes("received")),

@@ -201,7 +201,8 @@ pub fn remove_shared() {
     }
 }
 
-fn build_gateway() -> Result<Lab> {
+/// A lab like the shared one, of one's own.
+pub fn build_gateway() -> Result<Lab> {
     let mut lab = Lab::new()?;
     for name in ["cli", "gw", "srv"] {
         lab.add(name)?;
