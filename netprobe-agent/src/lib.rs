@@ -1,5 +1,6 @@
 //! The netprobe agent.
 
+pub mod api;
 pub mod app;
 pub mod config;
 pub mod decode;

@@ -14,7 +14,7 @@ use crate::{event::Event, probe_report::ProbeReport};
 pub enum Query {
     /// A part of the live flow table.
     Flows {
-        /// Where to go on: [`FlowPage::next`] of the page before; `None`: from the start.
+        /// Only flows at positions above this one; `None`: from the start.
         after: Option<u64>,
         /// Most flows to answer with: bounds the time the pipeline spends on it.
         limit: usize,
@@ -31,10 +31,11 @@ pub enum Query {
 /// A part of the live flow table.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FlowPage {
-    /// Live flows as events of kind `flow`, state `open` or `update`, `seq` null.
-    pub flows: Vec<Event>,
-    /// Where to go on; `None`: that was all. A flow that lives through all pages is in exactly one of them.
-    pub next: Option<u64>,
+    /// Live flows as events of kind `flow`, state `open` or `update`, `seq` null, each with its position in the
+    /// table. Positions rise; a flow that lives through all pages is in exactly one of them.
+    pub flows: Vec<(u64, Event)>,
+    /// Whether flows follow.
+    pub more: bool,
 }
 
 /// Why there is no answer.
@@ -75,6 +76,11 @@ impl Handle {
     /// Asks for the whole report.
     pub async fn probe(&self) -> Result<Box<ProbeReport>, QueryError> {
         self.ask(|reply| Query::Probe { reply }).await
+    }
+
+    /// Whether the pipeline thread still reads questions.
+    pub fn is_alive(&self) -> bool {
+        !self.queries.is_closed()
     }
 
     async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, QueryError> {

@@ -1,0 +1,111 @@
+//! Binding the address and the socket, before anything else starts: a busy port ends the agent at once.
+
+use std::{
+    fs, io,
+    net::TcpListener,
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+use super::guard::Allowed;
+use crate::{config::ApiConfig, error::AgentError};
+
+/// Mode of the Unix socket: the agent's user and group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// What is bound and not served yet.
+#[derive(Debug)]
+pub struct Listeners {
+    pub(super) tcp: TcpListener,
+    pub(super) unix: UnixListener,
+    pub(super) socket: SocketFile,
+    pub(super) allowed: Allowed,
+}
+
+impl Listeners {
+    /// Binds both. A socket file nobody listens on is replaced.
+    pub fn bind(config: &ApiConfig) -> Result<Listeners, AgentError> {
+        let busy = |error| AgentError::AddressInUse {
+            address: config.listen.to_string(),
+            error,
+        };
+        let tcp = TcpListener::bind(config.listen).map_err(busy)?;
+        tcp.set_nonblocking(true).map_err(busy)?;
+        // Port 0 asks for any: what was given is what a browser's `Origin` will name.
+        let address = tcp.local_addr().map_err(busy)?;
+        let path = config.socket.as_path();
+        let busy = |error| AgentError::AddressInUse {
+            address: path.display().to_string(),
+            error,
+        };
+        let unix = bind_socket(path).map_err(busy)?;
+        let socket = SocketFile::of(path).map_err(busy)?;
+        Ok(Listeners {
+            tcp,
+            unix,
+            socket,
+            allowed: Allowed::new(config, address.port()),
+        })
+    }
+
+    /// Address of the API: the one asked for, with the real port.
+    pub fn address(&self) -> io::Result<std::net::SocketAddr> {
+        self.tcp.local_addr()
+    }
+}
+
+fn bind_socket(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder)?;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(file) if !file.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "a file that is no socket is in its place",
+            ));
+        }
+        Ok(_) if UnixStream::connect(path).is_ok() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another agent listens on it",
+            ));
+        }
+        Ok(_) => fs::remove_file(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// The file of the socket, known by its inode: the file of a later agent is not ours to remove.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<SocketFile> {
+        let file = fs::symlink_metadata(path)?;
+        Ok(SocketFile {
+            path: path.to_owned(),
+            inode: (file.dev(), file.ino()),
+        })
+    }
+
+    pub(super) fn remove(&self) {
+        let ours = |file: &fs::Metadata| (file.dev(), file.ino()) == self.inode;
+        if fs::symlink_metadata(&self.path).is_ok_and(|file| ours(&file))
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "the socket file could not be removed");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What the API can do, without HTTP.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::dto::{API_VERSION, EventsAnswer, FlowsAnswer, Health, HealthCheck, ProbeAnswer};
+use crate::{
+    event::{Event, Nanos},
+    filter::Filter,
+    metrics::{Format, Metrics},
+    query::{Handle, QueryError},
+    recent::Recent,
+};
+
+/// Flows asked of the pipeline at once: about a millisecond of its time.
+const FLOWS_AT_ONCE: usize = 2000;
+/// Events looked at without giving other requests a turn.
+const EVENTS_AT_ONCE: usize = 4096;
+/// Time a listing may take before it answers with what it has and a cursor.
+const LISTING_TIME: Duration = Duration::from_secs(1);
+
+/// Everything a request can need.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The way to the pipeline.
+    pub handle: Handle,
+    /// The metrics the pipeline counts.
+    pub metrics: Arc<Metrics>,
+    /// The last events.
+    pub recent: Recent,
+    /// Run of the agent, part of cursors.
+    pub run: Arc<str>,
+}
+
+/// A listing request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Listing {
+    pub(super) filter: Filter,
+    pub(super) cursor: Option<String>,
+    pub(super) limit: usize,
+    /// Events: only the last so many that match.
+    pub(super) last: Option<usize>,
+    pub(super) since: Option<Nanos>,
+    pub(super) until: Option<Nanos>,
+}
+
+impl Listing {
+    fn wants(&self, event: &Event) -> bool {
+        self.since.is_none_or(|since| event.ts >= since)
+            && self.until.is_none_or(|until| event.ts < until)
+            && self.filter.matches(event)
+    }
+}
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServiceError {
+    #[error(transparent)]
+    Pipeline(#[from] QueryError),
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("metrics could not be written")]
+    Render(#[from] std::fmt::Error),
+}
+
+impl Service {
+    pub(super) fn live(&self) -> Health {
+        let alive = self.handle.is_alive();
+        let detail = if alive {
+            "the pipeline runs"
+        } else {
+            "the pipeline has ended"
+        };
+        health(vec![check("pipeline", alive, detail.to_owned())])
+    }
+
+    pub(super) async fn ready(&self) -> Health {
+        let report = match self.handle.probe().await {
+            Ok(report) => report,
+            Err(error) => return health(vec![check("pipeline", false, error.to_string())]),
+        };
+        let missing: Vec<_> = report
+            .facts
+            .iter()
+            .filter(|fact| fact.required && fact.method.is_none())
+            .map(|fact| fact.fact.as_str())
+            .collect();
+        let measured = report.facts.iter().filter(|fact| fact.method.is_some()).count();
+        let detail = if missing.is_empty() {
+            format!(
+                "{measured} of {} facts are measured, all required ones among them",
+                report.facts.len()
+            )
+        } else {
+            format!("required facts without a method: {}", missing.join(", "))
+        };
+        health(vec![
+            check("pipeline", true, "the pipeline answers".to_owned()),
+            check("facts", missing.is_empty(), detail),
+        ])
+    }
+
+    pub(super) async fn probe(&self) -> Result<ProbeAnswer, ServiceError> {
+        let report = *self.handle.probe().await?;
+        Ok(ProbeAnswer {
+            api_version: API_VERSION.to_owned(),
+            report,
+        })
+    }
+
+    pub(super) async fn scrape(&self, format: Format) -> Result<String, ServiceError> {
+        let report = *self.handle.probe().await?;
+        Ok(self.metrics.render(Some(report), format)?)
+    }
+
+    pub(super) async fn flows(&self, listing: &Listing) -> Result<FlowsAnswer, ServiceError> {
+        let begin = Instant::now();
+        let mut after = match &listing.cursor {
+            None => None,
+            Some(cursor) => Some(cursor.parse().map_err(|_| bad_cursor(cursor))?),
+        };
+        let mut flows = Vec::new();
+        loop {
+            let page = self.handle.flows(after, FLOWS_AT_ONCE).await?;
+            for (position, flow) in page.flows {
+                if flows.len() == listing.limit {
+                    return Ok(flows_answer(flows, after));
+                }
+                after = Some(position);
+                if listing.wants(&flow) {
+                    flows.push(flow);
+                }
+            }
+            if !page.more {
+                return Ok(flows_answer(flows, None));
+            }
+            if begin.elapsed() > LISTING_TIME {
+                return Ok(flows_answer(flows, after));
+            }
+        }
+    }
+
+    pub(super) async fn events(&self, listing: &Listing) -> Result<EventsAnswer, ServiceError> {
+        let (mut after, run_changed) = match &listing.cursor {
+            None => (None, false),
+            Some(cursor) => {
+                let (run, seq) = cursor.split_once('-').ok_or_else(|| bad_cursor(cursor))?;
+                let seq: u64 = seq.parse().map_err(|_| bad_cursor(cursor))?;
+                if run == &*self.run {
+                    (Some(seq), false)
+                } else {
+                    (None, true)
+                }
+            }
+        };
+        let oldest = self.recent.after(0, 0).oldest;
+        // What came before the first number held is gone: for a reader with a cursor that is a hole to tell of.
+        let missed = match (after, oldest) {
+            (Some(after), Some(oldest)) => (oldest - 1).saturating_sub(after),
+            _ => 0,
+        };
+        let mut events = std::collections::VecDeque::new();
+        let mut more = false;
+        'all: loop {
+            let page = self.recent.after(after.unwrap_or(0), EVENTS_AT_ONCE);
+            if page.events.is_empty() {
+                break;
+            }
+            for event in page.events {
+                let wanted = listing.wants(&event);
+                if wanted && listing.last.is_none() && events.len() == listing.limit {
+                    more = true;
+                    break 'all;
+                }
+                after = event.seq;
+                if wanted {
+                    if listing
+                        .last
+                        .is_some_and(|last| events.len() == last.min(listing.limit))
+                    {
+                        events.pop_front();
+                    }
+                    events.push_back(event);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(EventsAnswer {
+            api_version: API_VERSION.to_owned(),
+            events: events.into(),
+            next_cursor: format!("{}-{}", self.run, after.unwrap_or(0)),
+            more,
+            missed,
+            run_changed,
+        })
+    }
+}
+
+fn flows_answer(flows: Vec<Event>, after: Option<u64>) -> FlowsAnswer {
+    let next_cursor = after.map(|after| after.to_string());
+    FlowsAnswer {
+        api_version: API_VERSION.to_owned(),
+        flows,
+        next_cursor,
+    }
+}
+
+fn bad_cursor(cursor: &str) -> ServiceError {
+    ServiceError::BadRequest(format!(
+        "cursor `{cursor}` is not one this API gave; use `next_cursor` of an answer"
+    ))
+}
+
+fn check(name: &str, passed: bool, detail: String) -> HealthCheck {
+    HealthCheck {
+        name: name.to_owned(),
+        status: if passed { "pass" } else { "fail" }.to_owned(),
+        detail,
+    }
+}
+
+fn health(checks: Vec<HealthCheck>) -> Health {
+    let passed = checks.iter().all(|check| check.status == "pass");
+    Health {
+        api_version: API_VERSION.to_owned(),
+        status: if passed { "pass" } else { "fail" }.to_owned(),
+        checks,
+    }
+}
