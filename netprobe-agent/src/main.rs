@@ -1,2 +1,7 @@
 //! `netprobe`: the one binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    netprobe_agent::cli::main()
+}

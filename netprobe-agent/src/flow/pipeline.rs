@@ -245,20 +245,17 @@ impl Pipeline {
             .filter_map(|number| {
                 if *number < FORWARD_PAGE {
                     let live = self.state.table.get(number)?;
-                    return Some(maker.live(live, listed(live.opened), now));
+                    return Some((*number, maker.live(live, listed(live.opened), now)));
                 }
                 let (_, flow) = self
                     .state
                     .forwards
                     .iter()
                     .find(|(id, _)| forward_page(id) == *number)?;
-                Some(forward::event(maker, flow, listed(flow.opened), None, now))
+                Some((*number, forward::event(maker, flow, listed(flow.opened), None, now)))
             })
             .collect();
-        FlowPage {
-            flows,
-            next: if more { page.last().copied() } else { None },
-        }
+        FlowPage { flows, more }
     }
 
     fn announce(&mut self, action: AgentAction) {

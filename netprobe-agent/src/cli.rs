@@ -1,0 +1,283 @@
+//! The command line. Records go to stdout and nothing else does; a reader that goes away is success.
+
+mod client;
+mod doctor;
+mod filters;
+mod flows;
+mod logging;
+mod observe;
+mod output;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    app,
+    config::{Config, Period, Profile},
+    error::{AgentError, Exit},
+};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done                                 5  kernel older than the floor
+  1  something else went wrong            6  a required fact has no method
+  2  command line or configuration wrong  7  address or socket in use
+  3  privileges are missing               8  output cannot be written
+  4  kernel without BTF                   9  no agent answers";
+
+/// A kernel-level network probe: every TCP connection of this host as one record, with latency, bytes, process and
+/// NAT addresses.
+#[derive(Debug, Parser)]
+#[command(name = "netprobe", version, max_term_width = 110, after_help = EXIT_CODES, disable_help_subcommand = false)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent
+    #[command(after_help = "\
+Examples:
+  netprobe run                                        with /etc/netprobe/netprobe.toml, if it is there
+  netprobe run --profile dev --duration 30s           for half a minute, with logs for people
+  netprobe run --output jsonl | jq .connection_id     every event as a line of JSON
+  NETPROBE_PROBE_PORTS_ONLY=5432 netprobe run         a key of the configuration as a variable")]
+    Run(RunArgs),
+    /// What this kernel allows: every fact, the method chosen, and why not the better ones
+    #[command(after_help = "\
+Examples:
+  netprobe doctor
+  netprobe doctor -o json | jq '.facts[] | select(.method == null)'")]
+    Doctor(doctor::DoctorArgs),
+    /// Events, from the running agent or from a file
+    #[command(after_help = "\
+Examples:
+  netprobe observe -f --severity warning              what goes wrong, as it happens
+  netprobe observe --last 100 --to-port 5432          the last hundred to PostgreSQL
+  netprobe observe --since 5m --not --comm curl       the last five minutes, without curl
+  netprobe observe --filter 'flow.connect_ms>50,nat.status!=none' -o json
+  netprobe observe --input-file events.jsonl --ip 10.0.0.0/8 -o table")]
+    Observe(observe::ObserveArgs),
+    /// The live flows, like ss
+    #[command(after_help = "\
+Examples:
+  netprobe flows
+  netprobe flows --service nginx.service --filter 'bytes_sent>1000000'
+  netprobe flows -o json | jq -r .peer_ip | sort | uniq -c")]
+    Flows(flows::FlowsArgs),
+    /// Check the configuration, or show what is in force
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print completions of a shell
+    #[command(after_help = "Example:\n  netprobe completions bash > /etc/bash_completion.d/netprobe")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all of them to a folder
+    Man {
+        /// Folder to write one page a command to
+        folder: Option<PathBuf>,
+    },
+}
+
+/// Which configuration.
+#[derive(Clone, Debug, Args)]
+struct ConfigArgs {
+    /// Configuration file [default: /etc/netprobe/netprobe.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set of defaults under the file
+    #[arg(long, value_enum, default_value_t)]
+    profile: Profile,
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Config, AgentError> {
+        // A variable that is not UTF-8 is none of ours.
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Ok(Config::load(self.profile, self.config.as_deref(), variables)?)
+    }
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// End after this time, like 30s or 5m
+    #[arg(long, value_parser = period)]
+    duration: Option<Duration>,
+    /// Also write every event to stdout
+    #[arg(long, value_enum)]
+    output: Option<RunOutput>,
+    /// Use this method for a fact or fail; wins over probe.methods
+    #[arg(long, value_name = "FACT=METHOD", value_parser = pair)]
+    method: Vec<(String, String)>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RunOutput {
+    /// One JSON object a line
+    Jsonl,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Read every layer and say whether it can be used
+    Check(ConfigArgs),
+    /// Print what is in force as TOML
+    Show {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Print the shipped default file with its documentation instead
+        #[arg(long, conflicts_with_all = ["config", "profile"])]
+        defaults: bool,
+    },
+}
+
+/// Where the agent is.
+#[derive(Clone, Debug, Args)]
+struct AgentArgs {
+    /// Unix socket of the agent [default: api.socket of the configuration]
+    #[arg(long, value_name = "PATH", env = "NETPROBE_SOCKET")]
+    socket: Option<PathBuf>,
+    /// Configuration file to take api.socket from
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl AgentArgs {
+    fn client(&self) -> Result<client::Client, AgentError> {
+        if let Some(socket) = &self.socket {
+            return client::Client::new(socket.clone());
+        }
+        let config = ConfigArgs {
+            config: self.config.clone(),
+            profile: Profile::default(),
+        }
+        .load()?;
+        client::Client::new(config.api.socket)
+    }
+}
+
+fn period(text: &str) -> Result<Duration, String> {
+    Period::parse(text).map(|period| period.0)
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((fact, method)) if !fact.is_empty() && !method.is_empty() => {
+            Ok((fact.to_owned(), method.to_owned()))
+        }
+        _ => Err("write fact=method; `netprobe doctor` lists both".to_owned()),
+    }
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors to clap, but successes to us; a closed stdout is no reason to fail.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() {
+                Exit::Usage as u8
+            } else {
+                Exit::Ok as u8
+            });
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(AgentError::UnwritableOutput { error, .. }) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            // Nothing can be done when stderr is closed as well.
+            let _ = writeln!(io::stderr(), "netprobe: {error}\n  {}", error.advice());
+            ExitCode::from(error.exit() as u8)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), AgentError> {
+    match command {
+        Command::Run(args) => run(args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Observe(args) => observe::observe(&args),
+        Command::Flows(args) => flows::flows(&args),
+        Command::Config(command) => config(command),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "netprobe", &mut script);
+            print(&script)
+        }
+        Command::Man { folder } => man(folder),
+    }
+}
+
+fn run(args: RunArgs) -> Result<(), AgentError> {
+    let mut config = args.config.load()?;
+    config.probe.methods.extend(args.method);
+    logging::start(&config.log);
+    let options = app::Options {
+        duration: args.duration,
+        jsonl: args.output.is_some(),
+    };
+    app::run(config, &options)
+}
+
+fn config(command: ConfigCommand) -> Result<(), AgentError> {
+    match command {
+        ConfigCommand::Check(args) => {
+            args.load()?;
+            print(b"the configuration can be used\n")
+        }
+        ConfigCommand::Show { defaults: true, .. } => print(crate::config::DEFAULT_FILE.as_bytes()),
+        ConfigCommand::Show { config, .. } => {
+            let text = toml::to_string(&config.load()?).map_err(|error| {
+                AgentError::other(
+                    format!("the configuration cannot be shown: {error}"),
+                    "report this",
+                )
+            })?;
+            print(text.as_bytes())
+        }
+    }
+}
+
+fn man(folder: Option<PathBuf>) -> Result<(), AgentError> {
+    let command = Cli::command();
+    let Some(folder) = folder else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command)
+            .render(&mut page)
+            .map_err(output::unwritable)?;
+        return print(&page);
+    };
+    let unwritable = |error| AgentError::UnwritableOutput {
+        output: folder.display().to_string(),
+        error,
+    };
+    std::fs::create_dir_all(&folder).map_err(unwritable)?;
+    clap_mangen::generate_to(command, &folder).map_err(unwritable)
+}
+
+fn print(bytes: &[u8]) -> Result<(), AgentError> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(bytes)
+        .and_then(|()| stdout.flush())
+        .map_err(output::unwritable)
+}
+
+#[cfg(test)]
+mod tests;

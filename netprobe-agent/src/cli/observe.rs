@@ -1,0 +1,217 @@
+//! `netprobe observe`.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, BufRead, BufReader},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use clap::Args;
+
+use super::{
+    AgentArgs,
+    client::Client,
+    filters::FilterArgs,
+    output::{Form, Printer},
+};
+use crate::{
+    api::EventsAnswer,
+    config::Period,
+    error::AgentError,
+    event::{Event, Gap, GapScope, Nanos, Origin},
+    filter::Filter,
+};
+
+/// Events shown when nothing says how many.
+const LAST: usize = 10;
+/// Time between two questions while following.
+const POLL: Duration = Duration::from_millis(200);
+/// Events asked for at once.
+const PAGE: &str = "1000";
+/// Lines that are no events told of one by one; the rest are counted.
+const TOLD: u64 = 5;
+
+#[derive(Debug, Args)]
+pub(super) struct ObserveArgs {
+    /// Go on with new events as they come
+    #[arg(short, long, conflicts_with = "input_file")]
+    follow: bool,
+    /// Only the last so many that match [default: 10, unless --since, --until or --input-file says which]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    last: Option<u16>,
+    /// Only events from then on: 2026-11-21T10:00:00Z, or 5m for five minutes ago
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<Nanos>,
+    /// Only events before then
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "follow")]
+    until: Option<Nanos>,
+    /// Form of an event
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Form,
+    /// Read JSON Lines from a file (- is standard input) instead of asking the agent
+    #[arg(long, value_name = "FILE")]
+    input_file: Option<PathBuf>,
+    #[command(flatten)]
+    agent: AgentArgs,
+    #[command(flatten)]
+    filters: FilterArgs,
+}
+
+/// A time, or how long ago.
+fn time(text: &str) -> Result<Nanos, String> {
+    if let Ok(time) = Nanos::parse(text) {
+        return Ok(time);
+    }
+    let ago = Period::parse(text)
+        .map_err(|_| "write a time like 2026-11-21T10:00:00Z, or 5m for five minutes ago".to_owned())?;
+    let ago = i64::try_from(ago.0.as_nanos()).unwrap_or(i64::MAX);
+    Ok(Nanos(Nanos::now().0.saturating_sub(ago)))
+}
+
+pub(super) fn observe(args: &ObserveArgs) -> Result<(), AgentError> {
+    let filter = args.filters.filter()?;
+    let mut printer = Printer::events(io::stdout().lock(), args.output);
+    match &args.input_file {
+        Some(path) => from_file(args, path, &filter, &mut printer),
+        None => from_agent(args, &filter, &mut printer),
+    }
+}
+
+fn from_agent<W: io::Write>(
+    args: &ObserveArgs,
+    filter: &Filter,
+    printer: &mut Printer<W>,
+) -> Result<(), AgentError> {
+    let client = args.agent.client()?;
+    let filter = filter.to_string();
+    let mut first = vec![("limit", PAGE.to_owned())];
+    let bounded = args.since.is_some() || args.until.is_some();
+    if let Some(last) = args.last.map(usize::from).or((!bounded).then_some(LAST)) {
+        // The page has to hold all of them.
+        first = vec![("limit", last.to_string()), ("last", last.to_string())];
+    }
+    let since = args.since.map(|since| ("since", since.to_string()));
+    let until = args.until.map(|until| ("until", until.to_string()));
+    let lasting: Vec<_> = [since, until].into_iter().flatten().collect();
+    let mut answer = ask(&client, &filter, first.iter().chain(&lasting))?;
+    loop {
+        tell_holes(&answer, printer)?;
+        for event in &answer.events {
+            printer.event(event)?;
+        }
+        printer.flush()?;
+        if !answer.more {
+            if !args.follow {
+                return Ok(());
+            }
+            thread::sleep(POLL);
+        }
+        let next = [("cursor", answer.next_cursor), ("limit", PAGE.to_owned())];
+        answer = ask(&client, &filter, next.iter().chain(&lasting))?;
+    }
+}
+
+fn ask<'a>(
+    client: &Client,
+    filter: &'a str,
+    others: impl Iterator<Item = &'a (&'a str, String)>,
+) -> Result<EventsAnswer, AgentError> {
+    let parameters: Vec<_> = [("filter", filter)]
+        .into_iter()
+        .chain(others.map(|(name, value)| (*name, value.as_str())))
+        .collect();
+    client.get("/api/v1/events", &parameters)
+}
+
+/// What this reader was too slow for, or what lies between two runs, is a record too.
+fn tell_holes<W: io::Write>(answer: &EventsAnswer, printer: &mut Printer<W>) -> Result<(), AgentError> {
+    let (reason, count) = match (answer.run_changed, answer.missed) {
+        (true, _) => ("run_changed", None),
+        (false, 0) => return Ok(()),
+        (false, missed) => ("no_longer_held", Some(missed)),
+    };
+    let run = answer.next_cursor.split('-').next().unwrap_or_default();
+    let origin = Origin::detect().map_or_else(
+        |_| Origin::new("localhost", "", run),
+        |here| Origin::new(&here.host, &here.boot_id, run),
+    );
+    let gap = Gap {
+        stage: "observe".into(),
+        reason: reason.into(),
+        count,
+        from_seq: None,
+        to_seq: None,
+        scope: GapScope::Client,
+    };
+    let mut event = Event::gap(&origin, gap);
+    event.ts = Nanos::now();
+    printer.event(&event)
+}
+
+fn from_file<W: io::Write>(
+    args: &ObserveArgs,
+    path: &Path,
+    filter: &Filter,
+    printer: &mut Printer<W>,
+) -> Result<(), AgentError> {
+    let unreadable = |error: io::Error| {
+        AgentError::other(
+            format!("cannot read {}: {error}", path.display()),
+            "name a file of JSON Lines as `netprobe run --output jsonl` writes them",
+        )
+    };
+    let reader: Box<dyn BufRead> = if path == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(BufReader::new(File::open(path).map_err(unreadable)?))
+    };
+    let mut held = VecDeque::new();
+    let mut bad = 0_u64;
+    for (number, line) in (1_u64..).zip(reader.split(b'\n')) {
+        let line = line.map_err(unreadable)?;
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let event: Event = match serde_json::from_slice(&line) {
+            Ok(event) => event,
+            Err(error) => {
+                bad += 1;
+                if bad <= TOLD {
+                    eprintln!("netprobe: {}, line {number} is no event: {error}", path.display());
+                }
+                continue;
+            }
+        };
+        let wanted = args.since.is_none_or(|since| event.ts >= since)
+            && args.until.is_none_or(|until| event.ts < until)
+            && filter.matches(&event);
+        match args.last {
+            _ if !wanted => {}
+            None => printer.event(&event)?,
+            Some(last) => {
+                if held.len() == usize::from(last) {
+                    held.pop_front();
+                }
+                held.push_back(event);
+            }
+        }
+    }
+    for event in &held {
+        printer.event(event)?;
+    }
+    printer.flush()?;
+    if bad == 0 {
+        return Ok(());
+    }
+    let what = format!(
+        "{bad} lines of {} are no events and were left out",
+        path.display()
+    );
+    Err(AgentError::other(
+        what,
+        "the file may have been cut off, or be of another schema",
+    ))
+}
