@@ -35,8 +35,6 @@ struct Daemon(Child);
 
 impl Daemon {
     fn start(lab: &Lab, netns: &str, command: &mut Command) -> Result<Self> {
-        let log =
-            std::fs::File::create(std::env::temp_dir().join(format!("npt-{}.log", std::process::id())))?;
         let child = tools::within(&lab.path(netns), || {
             command
                 .stdin(Stdio::null())

@@ -5,6 +5,7 @@
 //! ([`truth`], [`capture`]).
 
 pub mod agent;
+pub mod bench;
 pub mod capture;
 pub mod event;
 pub mod gate;

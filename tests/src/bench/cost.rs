@@ -1,0 +1,209 @@
+//! What the agent itself uses: per program, per event, per live flow, and what is lost when all is too much.
+
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Options, Workload, quiet, workload};
+use crate::agent::{Agent, Ledger, Settings};
+use crate::traffic::load;
+
+/// One BPF program under load.
+#[derive(Clone, Debug, Serialize)]
+pub struct Program {
+    /// Name.
+    pub name: String,
+    /// Runs.
+    pub runs: u64,
+    /// Nanoseconds a run, the statistics' own overhead included.
+    pub ns: f64,
+}
+
+/// All figures of cost.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Cost {
+    /// Programs under all three workloads.
+    pub programs: Vec<Program>,
+    /// Summed nanoseconds of all programs per connection, both ends, under connect/request/close.
+    pub bpf_ns_per_connection: f64,
+    /// Agent's processor time per emitted event, microseconds, without and with events on stdout.
+    pub cpu_us_per_event: (f64, f64),
+    /// Connections a second meanwhile, without and with events on stdout.
+    pub connections_per_second: (f64, f64),
+    /// Records seen, lost, and neither drained nor counted as lost, at saturation.
+    pub saturation: (u64, u64, i64),
+    /// Live flows when memory was read.
+    pub live_flows: u64,
+    /// Resident kilobytes: before, with the live flows; and of the latter anonymous ones.
+    pub resident_kb: (u64, u64, u64),
+}
+
+pub(super) fn measure(options: &Options) -> Result<Cost> {
+    let mut cost = Cost::default();
+    programs(options, &mut cost)?;
+    (cost.cpu_us_per_event.0, cost.connections_per_second.0) = per_event(options, &quiet(), &mut cost)?;
+    (cost.cpu_us_per_event.1, cost.connections_per_second.1) =
+        per_event(options, &Settings::default(), &mut cost)?;
+    memory(options, &mut cost)?;
+    Ok(cost)
+}
+
+fn read_programs(probe: &Value) -> Result<Vec<(String, u64, u64)>> {
+    let list = probe["programs"]
+        .as_array()
+        .context("the report has no programs")?;
+    list.iter()
+        .map(|p| {
+            let number = |key: &str| {
+                p[key]
+                    .as_u64()
+                    .with_context(|| format!("program without {key}: {p}"))
+            };
+            Ok((
+                p["name"].as_str().context("program without name")?.to_owned(),
+                number("runs")?,
+                number("run_ns")?,
+            ))
+        })
+        .collect()
+}
+
+fn programs(options: &Options, cost: &mut Cost) -> Result<()> {
+    let settings = Settings {
+        probe: "statistics = true".to_owned(),
+        silent: true,
+        ..Settings::default()
+    };
+    let agent = Agent::start(&settings)?;
+    let before = read_programs(&agent.probe()?)?;
+    let made = load::run(&workload::plan(options.connections / 4, 3), 1)?.len();
+    agent.ledger_at_rest(Duration::from_secs(60))?;
+    let after = read_programs(&agent.probe()?)?;
+    let ns = |list: &[(String, u64, u64)]| list.iter().map(|p| p.2).sum::<u64>();
+    cost.bpf_ns_per_connection = (ns(&after) - ns(&before)) as f64 / made as f64;
+    for workload in Workload::ALL {
+        workload.measure(options.slice * 4)?;
+    }
+    cost.programs = read_programs(&agent.probe()?)?
+        .into_iter()
+        .map(|(name, runs, ns)| Program {
+            name,
+            runs,
+            ns: ns as f64 / runs.max(1) as f64,
+        })
+        .collect();
+    agent.stop().map(|_| ())
+}
+
+/// User and system time of a process, seconds.
+fn cpu_seconds(pid: u32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The command name may hold spaces; fields are counted from its closing bracket.
+    let rest = text.rsplit_once(')').context("no command name")?.1;
+    let mut fields = rest.split_whitespace().skip(11).map(str::parse::<u64>);
+    let mut next = || {
+        fields
+            .next()
+            .context("no processor time")?
+            .context("processor time is no number")
+    };
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock tick")?;
+    Ok((next()? + next()?) as f64 / ticks as f64)
+}
+
+fn per_event(options: &Options, settings: &Settings, cost: &mut Cost) -> Result<(f64, f64)> {
+    // Lines are counted and dropped: the reader's cost is not the agent's.
+    let agent = if settings.silent {
+        Agent::start(settings)?
+    } else {
+        Agent::start_into(settings, Box::new(|_| {}))?
+    };
+    let before = agent.ledger_at_rest(Duration::from_secs(60))?;
+    let cpu = cpu_seconds(agent.pid())?;
+    let begun = Instant::now();
+    let made = load::run(&workload::plan(options.connections, 5), 2)?.len();
+    let seconds = begun.elapsed().as_secs_f64();
+    let after = agent.ledger_at_rest(Duration::from_secs(120))?;
+    let cpu = cpu_seconds(agent.pid())? - cpu;
+    let emitted = after.emitted - before.emitted;
+    ensure!(emitted > 0, "no events for {made} connections");
+    let lost = |ledger: &Ledger| ledger.seen as i64 - ledger.drained as i64 - ledger.lost as i64;
+    cost.saturation.0 += after.seen - before.seen;
+    cost.saturation.1 += after.lost - before.lost;
+    cost.saturation.2 += lost(&after);
+    agent.stop()?;
+    Ok((cpu * 1e6 / emitted as f64, made as f64 / seconds))
+}
+
+fn resident(pid: u32, key: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .with_context(|| format!("no {key}"))?;
+    line.trim_start_matches(':')
+        .split_whitespace()
+        .next()
+        .and_then(|n| n.parse().ok())
+        .with_context(|| format!("{key} is no number"))
+}
+
+/// Opens so many flows and holds them. A connection is two: one for each end.
+fn memory(options: &Options, cost: &mut Cost) -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(
+        Resource::RLIMIT_NOFILE,
+        hard.max(options.live + 1000),
+        hard.max(options.live + 1000),
+    )?;
+    let agent = Agent::start(&quiet())?;
+    cost.resident_kb.0 = resident(agent.pid(), "VmRSS")?;
+    let mut held = Vec::with_capacity(options.live as usize);
+    let listeners: Vec<TcpListener> = (0..8)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<std::io::Result<_>>()?;
+    for index in 0..options.live / 2 {
+        let listener = &listeners[index as usize % listeners.len()];
+        held.push(TcpStream::connect(listener.local_addr()?)?);
+        held.push(listener.accept()?.0);
+    }
+    agent.ledger_at_rest(Duration::from_secs(60))?;
+    // Past the first update of every flow.
+    std::thread::sleep(Duration::from_secs(12));
+    cost.live_flows = held.len() as u64;
+    cost.resident_kb.1 = resident(agent.pid(), "VmRSS")?;
+    cost.resident_kb.2 = resident(agent.pid(), "RssAnon")?;
+    agent.stop().map(|_| ())
+}
+
+pub(super) fn markdown(cost: &Cost) -> String {
+    let mut text = String::from("\n| BPF program | runs | ns a run |\n|---|---|---|\n");
+    for p in cost.programs.iter().filter(|p| p.runs > 0) {
+        text.push_str(&format!("| {} | {} | {:.0} |\n", p.name, p.runs, p.ns));
+    }
+    let (seen, lost, unaccounted) = cost.saturation;
+    text.push_str(&format!(
+        "\n| figure | value |\n|---|---|\n\
+         | BPF time per loopback connection, all programs, both ends | {:.2} µs |\n\
+         | agent CPU per event, no output | {:.2} µs |\n\
+         | agent CPU per event, JSON Lines on stdout | {:.2} µs |\n\
+         | connections/s meanwhile, no output / output | {:.0} / {:.0} |\n\
+         | records at saturation: seen / lost / unaccounted | {seen} / {lost} / {unaccounted} |\n\
+         | resident memory, idle | {:.1} MiB |\n\
+         | resident memory at {} live flows (of it anonymous) | {:.1} MiB ({:.1} MiB) |\n",
+        cost.bpf_ns_per_connection / 1e3,
+        cost.cpu_us_per_event.0,
+        cost.cpu_us_per_event.1,
+        cost.connections_per_second.0,
+        cost.connections_per_second.1,
+        cost.resident_kb.0 as f64 / 1024.0,
+        cost.live_flows,
+        cost.resident_kb.1 as f64 / 1024.0,
+        cost.resident_kb.2 as f64 / 1024.0,
+    ));
+    text
+}

@@ -1,0 +1,157 @@
+//! Measurements: what the agent costs. Never part of the tests.
+//!
+//! Throughput is measured in interleaved pairs, agent off and agent on, in alternating order, because the
+//! machine's own drift is larger than what is looked for; a pair gives one ratio, all ratios a bootstrap interval.
+
+mod cost;
+mod stats;
+mod workload;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::agent::{Agent, Settings};
+pub use cost::{Cost, Program};
+pub use stats::Interval;
+pub use workload::Workload;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Pairs per workload.
+    pub pairs: u32,
+    /// Length of one measurement.
+    pub slice: Duration,
+    /// Connections for the figures per event and at saturation.
+    pub connections: u64,
+    /// Live flows for the figure of memory.
+    pub live: u64,
+}
+
+/// One workload: raw rates of every pair and what they come to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Pairs {
+    /// Workload.
+    pub workload: Workload,
+    /// Unit of the rates.
+    pub unit: &'static str,
+    /// Rates with the agent off, by pair.
+    pub off: Vec<f64>,
+    /// Rates with the agent on, by pair.
+    pub on: Vec<f64>,
+    /// On ÷ off.
+    pub ratio: Interval,
+}
+
+/// Everything measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Kernel, processors, date and the like.
+    pub machine: BTreeMap<String, String>,
+    /// Throughput.
+    pub pairs: Vec<Pairs>,
+    /// Cost inside and outside the kernel.
+    pub cost: Cost,
+}
+
+/// Measures everything.
+pub fn run(options: &Options) -> Result<Report> {
+    let mut raw: BTreeMap<Workload, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
+    for pair in 0..options.pairs {
+        eprintln!("bench: pair {} of {}", pair + 1, options.pairs);
+        for on in if pair % 2 == 0 {
+            [false, true]
+        } else {
+            [true, false]
+        } {
+            let agent = if on { Some(Agent::start(&quiet())?) } else { None };
+            for workload in Workload::ALL {
+                let rate = workload.measure(options.slice)?;
+                let rates = raw.entry(workload).or_default();
+                if on { &mut rates.1 } else { &mut rates.0 }.push(rate);
+            }
+            if let Some(agent) = agent {
+                agent.stop()?;
+            }
+        }
+    }
+    let pairs = raw
+        .into_iter()
+        .map(|(workload, (off, on))| {
+            let ratios: Vec<f64> = on.iter().zip(&off).map(|(on, off)| on / off).collect();
+            Pairs {
+                workload,
+                unit: workload.unit(),
+                ratio: stats::bootstrap(&ratios),
+                off,
+                on,
+            }
+        })
+        .collect();
+    Ok(Report {
+        machine: machine(),
+        pairs,
+        cost: cost::measure(options)?,
+    })
+}
+
+/// As in production: no events on stdout, everything else as it is by default.
+pub(crate) fn quiet() -> Settings {
+    Settings {
+        silent: true,
+        ..Settings::default()
+    }
+}
+
+fn machine() -> BTreeMap<String, String> {
+    let read = |path: &str| {
+        std::fs::read_to_string(path)
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let model = read("/proc/cpuinfo").lines().find_map(|line| {
+        line.strip_prefix("model name")
+            .map(|l| l.trim_start_matches([' ', '\t', ':']).to_owned())
+    });
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    [
+        ("kernel", read("/proc/sys/kernel/osrelease")),
+        ("processor", model.unwrap_or_default()),
+        ("processors", processors.to_string()),
+        ("load average at the end", read("/proc/loadavg")),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+/// The report as Markdown tables.
+pub fn markdown(report: &Report) -> String {
+    let mut text = String::from("| machine | |\n|---|---|\n");
+    for (key, value) in &report.machine {
+        text.push_str(&format!("| {key} | {value} |\n"));
+    }
+    text.push_str(
+        "\n| workload | agent off (median) | agent on (median) | on ÷ off | 95 % interval | pairs |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for p in &report.pairs {
+        text.push_str(&format!(
+            "| {} | {:.0} {u} | {:.0} {u} | {:.4} | {:.4} to {:.4} | {} |\n",
+            p.workload.name(),
+            stats::median(&p.off),
+            stats::median(&p.on),
+            p.ratio.middle,
+            p.ratio.low,
+            p.ratio.high,
+            p.off.len(),
+            u = p.unit,
+        ));
+    }
+    text.push_str("\nEmpty programs on the same hooks: not measured, the agent has no such mode.\n");
+    text.push_str(&cost::markdown(&report.cost));
+    text
+}
