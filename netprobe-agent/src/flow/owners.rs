@@ -23,6 +23,8 @@ pub struct Owners {
 /// About 1 µs a descriptor. Ends as soon as each inode has an owner.
 pub fn inode_owners(inodes: &HashSet<u64>, deadline: Instant) -> io::Result<Owners> {
     let mut owners = Owners::default();
+    // 0 is a socket without a file: nobody holds it, and it must not keep the scan going to its end.
+    let wanted = inodes.iter().filter(|inode| **inode != 0).count();
     let mut pids: Vec<u32> = Vec::new();
     for entry in fs::read_dir("/proc")? {
         pids.extend(
@@ -34,7 +36,7 @@ pub fn inode_owners(inodes: &HashSet<u64>, deadline: Instant) -> io::Result<Owne
     }
     pids.sort_unstable();
     for pid in pids {
-        if owners.by_inode.len() == inodes.len() {
+        if owners.by_inode.len() == wanted {
             break;
         }
         let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
@@ -57,7 +59,7 @@ pub fn inode_owners(inodes: &HashSet<u64>, deadline: Instant) -> io::Result<Owne
             if let Some(inode) = target
                 .to_str()
                 .and_then(socket_inode)
-                .filter(|i| inodes.contains(i))
+                .filter(|i| *i != 0 && inodes.contains(i))
             {
                 owners.by_inode.entry(inode).or_insert(pid);
             }
@@ -91,6 +93,13 @@ mod tests {
         let owners = inode_owners(&wanted, Instant::now() + Duration::from_secs(30)).unwrap();
         assert_eq!(owners.by_inode, HashMap::from([(inode, std::process::id())]));
         assert!(!owners.stopped_early);
+    }
+
+    #[test]
+    fn nothing_wanted_nothing_scanned() {
+        // A deadline that is over is not even met.
+        let owners = inode_owners(&HashSet::from([0]), Instant::now()).unwrap();
+        assert!(owners.by_inode.is_empty() && !owners.stopped_early);
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Decoding, on answers captured from a 6.18 kernel (`tests/fixtures/sock_diag`).
 
-use proptest::prelude::*;
-
 use super::*;
 
 const TCP4: &[u8] = include_bytes!("../../../tests/fixtures/sock_diag/tcp4.bin");
@@ -97,29 +95,4 @@ fn listener_counters() {
     assert_eq!(tcp_ext(text, "ListenDrops"), Some(u64::MAX));
     assert_eq!(tcp_ext(text, "Other"), None);
     assert_eq!(tcp_ext("TcpExt: ListenDrops\n", "ListenDrops"), None);
-}
-
-proptest! {
-    #[test]
-    fn any_bytes_are_decoded_or_refused(body in proptest::collection::vec(any::<u8>(), 0..512)) {
-        let _ = decode(&body, 0);
-    }
-
-    #[test]
-    fn changed_answers_are_decoded_or_refused(
-        seed in proptest::sample::select(vec![TCP4, MAPPED, LISTENER, TIME_WAIT, UDP4]),
-        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..8),
-        length in any::<proptest::sample::Index>(),
-    ) {
-        let mut body = seed.to_vec();
-        for (at, value) in changes {
-            let at = at.index(body.len());
-            body[at] = value;
-        }
-        body.truncate(length.index(body.len() + 1));
-        if let Ok(Some(socket)) = decode(&body, 7) {
-            prop_assert_eq!(socket.netns, 7);
-            prop_assert_eq!(socket.backlog.is_some(), socket.state == 10);
-        }
-    }
 }
