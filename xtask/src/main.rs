@@ -4,6 +4,7 @@ mod build;
 mod docs;
 mod ebpf;
 mod follow;
+mod fuzz;
 mod imports;
 mod lint;
 mod packages;
@@ -70,6 +71,14 @@ enum Command {
         /// Passed on; `-- --help` lists them
         #[arg(last = true)]
         args: Vec<String>,
+    },
+    /// Feed the readers of outside bytes with mutated input (needs a nightly toolchain)
+    Fuzz {
+        /// Targets, see tests/fuzz/fuzz_targets [default: all]
+        targets: Vec<String>,
+        /// How long each
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
     },
     /// Other kernels, in a virtual machine
     #[command(subcommand)]
@@ -142,6 +151,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Docs { check } => docs::run(check),
         Command::Validate { args } => start::test_program("validate", &args),
         Command::Bench { args } => start::test_program("bench", &args),
+        Command::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
         Command::Vm(Vm::Test { machine, filter }) => {
             test::on_kernels(&machine.kernels, filter.as_deref(), machine.silence())
         }
