@@ -13,14 +13,16 @@ use crate::{
     error::AgentError,
     event::Origin,
     fanout::Fanout,
-    flow::{clock::WallClock, events::Maker, pipeline::Pipeline, report::Reporter, state::State},
+    flow::{
+        clock::WallClock, events::Maker, pipeline::Pipeline, report::Reporter, state::State, udp::UdpMap,
+    },
     kernel::load::{Kernel, Own, Probe},
     metrics::{Metrics, MetricsSink},
     output::Output,
     probe_report::ProbeReport,
     query,
     recent::Recent,
-    ring::Ring,
+    ring::{self, Ring},
 };
 
 /// What the command line adds to the configuration.
@@ -111,6 +113,7 @@ fn pipeline(
         AgentError::other(format!("the host's name cannot be read: {error}"), "mount /proc")
     })?;
     let ring = Ring::open(&mut probe.ebpf, config.probe.ring_bytes.get())?;
+    let udp = UdpMap::new(ring::take(&mut probe.ebpf, "UDP_FLOWS")?);
     let mut fanout = Fanout::new(origin.clone());
     fanout.add(Box::new(MetricsSink(metrics.clone())));
     fanout.add(Box::new(recent));
@@ -128,6 +131,7 @@ fn pipeline(
     Ok(Pipeline::new(
         probe,
         ring,
+        udp,
         state,
         queries,
         reporter,

@@ -19,3 +19,4 @@ pub mod report;
 pub mod sockets;
 pub mod state;
 pub mod timers;
+pub mod udp;

@@ -139,7 +139,8 @@ impl Ring {
     }
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, AgentError> {
+/// Takes a map out of the loaded object.
+pub fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, AgentError> {
     let broken = |error: String| {
         AgentError::other(
             format!("map {name} of the BPF object: {error}"),

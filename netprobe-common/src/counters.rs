@@ -54,6 +54,9 @@ pub const ACCEPT_UNKNOWN: u32 = 53;
 /// Forced wakeups of the reader.
 pub const FORCED_WAKEUPS: u32 = 54;
 
+/// UDP datagrams left out on purpose: the agent's own, or filtered.
+pub const SUPPRESSED_DATAGRAMS: u32 = 55;
+
 /// Entries of the array.
 pub const COUNTERS: u32 = 64;
 

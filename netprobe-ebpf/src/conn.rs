@@ -132,7 +132,9 @@ pub unsafe fn established(sk: Sock, from: u8) {
         };
         let now = clock::now();
         if from == state::SYN_RECV && conn.record.role != Role::Client as u8 {
-            begin(conn, sk, Role::Server, now);
+            if conn.record.flags & flow_flags::TFO == 0 {
+                begin(conn, sk, Role::Server, now);
+            }
             let key = &conn.record.key;
             let own_port = knob(KNOB_OWN_PORT);
             if own_port != 0
@@ -224,7 +226,7 @@ pub unsafe fn destroyed(sk: Sock) {
 ///
 /// # Safety
 /// See [`get`].
-#[inline(always)]
+#[inline(never)]
 pub unsafe fn adopt<'a>(sk: Sock) -> Option<&'a mut Conn> {
     // SAFETY: by contract.
     unsafe {
@@ -382,6 +384,13 @@ unsafe fn followed<'a>(sk: Sock) -> Option<&'a mut Conn> {
         let conn = match get(sk) {
             Some(conn) => conn,
             None => match sock::tcp_state(sk) {
+                // Fast open: data moves before the handshake is done.
+                state::SYN_RECV => {
+                    let conn = get_or_create(sk)?;
+                    begin(conn, sk, Role::Server, clock::now());
+                    conn.record.flags |= flow_flags::TFO;
+                    conn
+                }
                 state::ESTABLISHED | state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSE_WAIT => {
                     let conn = adopt(sk)?;
                     // The agent knows it from its dump at start, but not that it is alive and whose it is.

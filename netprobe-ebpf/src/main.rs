@@ -15,6 +15,7 @@ mod hooks;
 mod kernel;
 mod maps;
 mod nat;
+mod udp;
 mod values;
 
 #[cfg(not(test))]

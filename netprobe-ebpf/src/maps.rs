@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use netprobe_common::{COUNTERS as COUNTER_COUNT, FlowRecord, UdpCounters, UdpKey};
 
-use crate::{conn::Conn, nat::Handshake};
+use crate::{conn::Conn, nat::Handshake, udp::Peer};
 
 /// The one way of records to the agent. The agent sets the size (`probe.ring_bytes`) before load.
 #[map]
@@ -35,6 +35,10 @@ pub static HANDSHAKES: LruHashMap<u64, Handshake> = LruHashMap::with_max_entries
 /// inside the call never clears its entry.
 #[map]
 pub static CONNECTING: LruHashMap<u64, u64> = LruHashMap::with_max_entries(16384, 0);
+
+/// Whom a thread is sending to or receiving from on an unconnected UDP socket.
+#[btf_map]
+pub static UDP_PEERS: SkStorage<Peer> = SkStorage::new();
 
 /// Counters of UDP flows; the agent removes idle ones. The agent sets the size before load.
 #[map]

@@ -233,17 +233,22 @@ pub fn status(path: &Path) -> NatStatus {
 /// A path as events show it; `method` is the one that serves the fact.
 pub fn shown(path: &Path, method: Option<&'static str>) -> Nat {
     let Some(method) = method else {
-        return Nat {
-            status: NatStatus::Unavailable,
-            method: None,
-            hops: Vec::new(),
-        };
+        return unavailable();
     };
     let method = if path.by_address { "address" } else { method };
     Nat {
         status: status(path),
         method: Some(method.into()),
         hops: path.hops.iter().map(shown_hop).collect(),
+    }
+}
+
+/// Nothing is known about translation.
+pub const fn unavailable() -> Nat {
+    Nat {
+        status: NatStatus::Unavailable,
+        method: None,
+        hops: Vec::new(),
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     clock::{WallClock, monotonic_ns},
     forward,
     state::State,
+    udp::UdpMap,
 };
 use crate::{
     config::Config,
@@ -41,6 +42,8 @@ pub struct Pipeline {
     pub probe: Option<Probe>,
     /// Records.
     pub ring: Ring,
+    /// Counters of UDP flows.
+    pub udp: UdpMap,
     /// Table and fan-out.
     pub state: State,
     /// What is asked.
@@ -58,6 +61,7 @@ impl Pipeline {
     pub fn new(
         probe: Probe,
         ring: Ring,
+        udp: UdpMap,
         state: State,
         queries: mpsc::Receiver<Query>,
         reporter: Reporter,
@@ -66,6 +70,7 @@ impl Pipeline {
         Pipeline {
             probe: Some(probe),
             ring,
+            udp,
             state,
             queries,
             reporter,
@@ -136,8 +141,16 @@ impl Pipeline {
         let now = monotonic_ns();
         self.state.maker.wall = WallClock::new();
         self.state.expire(now);
+        self.poll_udp(now);
         self.tell_losses();
         self.state.fanout.tick();
+    }
+
+    fn poll_udp(&mut self, now_ns: u64) {
+        let idle = self.config.flow.udp_idle.0.as_nanos() as u64;
+        if let Err(error) = self.state.poll_udp(&mut self.udp, now_ns, idle) {
+            tracing::error!("counters of UDP flows cannot be read: {error}");
+        }
     }
 
     /// A gap event for each kind of loss in the kernel that grew.
@@ -279,6 +292,7 @@ impl Pipeline {
         while self.drain() > 0 && Instant::now() < deadline {}
         let now = monotonic_ns();
         self.state.tick(now);
+        self.poll_udp(now);
         self.tell_losses();
         self.state.stop(now);
         self.announce(AgentAction::Stop);

@@ -6,8 +6,10 @@ use std::{
     sync::Arc,
 };
 
+use aya::maps::MapError;
 use netprobe_common::{
-    AcceptRecord, ConnectFailedRecord, FlowRecord, ForwardRecord, HopRecord, Process, Role, flow_flags,
+    AcceptRecord, ConnectFailedRecord, FlowRecord, ForwardRecord, HopRecord, Process, Role, UdpCounters,
+    UdpRecord, flow_flags,
 };
 
 use super::{
@@ -19,6 +21,7 @@ use super::{
     nat::NatTable,
     process::{Identity, ProcessCache},
     timers::{Due, Timers},
+    udp::{self, Look, UdpLive, UdpMap, UdpTable},
 };
 use crate::{
     config::FlowConfig,
@@ -52,6 +55,8 @@ pub struct State {
     pub table: HashMap<u64, Box<Live>>,
     /// Live forwarded connections.
     pub forwards: Forwards,
+    /// Live UDP flows.
+    pub udp: UdpTable,
     /// Hops that wait.
     pub nat: NatTable,
     /// Who is who.
@@ -76,6 +81,7 @@ impl State {
         State {
             table: HashMap::new(),
             forwards: Forwards::new(config.max_flows),
+            udp: UdpTable::default(),
             nat: NatTable::default(),
             processes: ProcessCache::new(processes),
             maker,
@@ -99,7 +105,7 @@ impl State {
             Ok(Record::ConnectFailed(record)) => self.connect_failed(record),
             Ok(Record::Hop(record)) => self.hop(record),
             Ok(Record::Forward(record)) => self.forwarded(record),
-            Ok(Record::Udp(_)) => {}
+            Ok(Record::Udp(record)) => self.udp_begun(record),
             Err(reject) => self.reject(bytes, reject),
         }
     }
@@ -278,6 +284,65 @@ impl State {
         }
     }
 
+    fn udp_begun(&mut self, record: &UdpRecord) {
+        let process = self.identity(&record.process, record.header.ts_ns);
+        let live = UdpLive {
+            record: *record,
+            process,
+            counters: UdpCounters {
+                last_ns: record.header.ts_ns,
+                ..UdpCounters::default()
+            },
+            opened: false,
+            due_ns: record.header.ts_ns + self.config.open_after.0.as_nanos() as u64,
+            path: None,
+        };
+        // The kernel side's map bounds how many there are.
+        self.udp.live.insert(record.udp, live);
+    }
+
+    /// Looks at all UDP flows: counts what moved, tells what is due, ends what is idle.
+    pub fn poll_udp(&mut self, map: &mut UdpMap, now_ns: u64, idle_ns: u64) -> Result<(), MapError> {
+        let State {
+            udp,
+            metrics,
+            maker,
+            fanout,
+            config,
+            ..
+        } = self;
+        let every = config.update_every.0.as_nanos() as u64;
+        let result = udp.poll(map, now_ns, idle_ns, |live, look| {
+            let (since, ended) = match look {
+                Look::Moved(since) => (since, false),
+                Look::Idle(since) => (since, true),
+            };
+            let mut delta = FlowDelta::new(Protocol::Udp, live.role());
+            delta.service = live.service();
+            let key = &live.record.key;
+            delta.peer = (key.remote_port != 0).then(|| (ip(key.remote_addr), key.remote_port));
+            delta.bytes_sent = since.sent_bytes;
+            delta.bytes_received = since.received_bytes;
+            delta.datagrams_sent = since.sent;
+            delta.datagrams_received = since.received;
+            metrics.observe_flow(&delta);
+            if ended {
+                fanout.emit(udp::event(maker, live, FlowState::Closed, now_ns));
+            }
+        });
+        for live in udp.live.values_mut().filter(|live| live.due_ns <= now_ns) {
+            let state = if live.opened {
+                FlowState::Update
+            } else {
+                FlowState::Open
+            };
+            live.opened = true;
+            live.due_ns = now_ns + every;
+            fanout.emit(udp::event(maker, live, state, now_ns));
+        }
+        result
+    }
+
     /// Emits what is due: `open` and `update` events.
     pub fn tick(&mut self, now_ns: u64) {
         for due in self.timers.take(now_ns) {
@@ -368,6 +433,12 @@ impl State {
             self.forwards
                 .iter()
                 .map(|(_, flow)| forward::event(&self.maker, flow, FlowState::Update, None, now_ns)),
+        );
+        events.extend(
+            self.udp
+                .live
+                .values()
+                .map(|live| udp::event(&self.maker, live, FlowState::Update, now_ns)),
         );
         for mut event in events {
             event.flags.insert(crate::event::Flags::AGENT_STOP);

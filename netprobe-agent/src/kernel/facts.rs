@@ -250,6 +250,48 @@ pub static FACTS: &[Fact] = &[
         ],
     },
     Fact {
+        name: "udp",
+        required: false,
+        methods: &[
+            Method {
+                name: "tp_btf+cgroup",
+                hooks: &[
+                    tp("send_length", "sock_send_length"),
+                    tp("recv_length", "sock_recv_length"),
+                    Hook {
+                        program: "udp_sendmsg4",
+                        attach: Attach::CgroupSockAddr,
+                    },
+                    Hook {
+                        program: "udp_sendmsg6",
+                        attach: Attach::CgroupSockAddr,
+                    },
+                    Hook {
+                        program: "udp_recvmsg4",
+                        attach: Attach::CgroupSockAddr,
+                    },
+                    Hook {
+                        program: "udp_recvmsg6",
+                        attach: Attach::CgroupSockAddr,
+                    },
+                ],
+                members: SOCK,
+                floor: "6.3",
+                limits: "",
+            },
+            Method {
+                name: "tp_btf",
+                hooks: &[
+                    tp("send_length", "sock_send_length"),
+                    tp("recv_length", "sock_recv_length"),
+                ],
+                members: SOCK,
+                floor: "6.3",
+                limits: "the peers of unconnected sockets are not known",
+            },
+        ],
+    },
+    Fact {
         name: "retransmits",
         required: false,
         methods: &[Method {

@@ -29,6 +29,7 @@ const OTHERS: &[(&str, u32)] = &[
     ("syn_retransmits", wire::SYN_RETRANSMITS),
     ("accepts_of_unfollowed", wire::ACCEPT_UNKNOWN),
     ("forced_wakeups", wire::FORCED_WAKEUPS),
+    ("datagrams_suppressed", wire::SUPPRESSED_DATAGRAMS),
 ];
 
 impl Counters {

@@ -14,3 +14,4 @@ mod send_length;
 mod send_reset;
 mod set_state;
 mod sys_exit;
+mod udp_address;

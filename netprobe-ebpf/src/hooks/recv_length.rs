@@ -4,10 +4,13 @@
 //! pass here; the totals come from the kernel's counters, which see it. Fires for every protocol.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use netprobe_common::KNOB_UDP;
 
 use crate::{
     conn,
     kernel::sock::{self, Sock},
+    udp::{self, Direction},
+    values::knob,
 };
 
 const MSG_PEEK: i32 = 2;
@@ -19,8 +22,12 @@ fn recv_length(ctx: BtfTracePointContext) -> i32 {
     let flags: i32 = ctx.arg(2);
     // SAFETY: the tracepoint's first argument is a trusted, non-null socket.
     unsafe {
-        if sock::protocol(sk) == sock::TCP {
-            conn::received(sk, ret, flags & MSG_PEEK != 0);
+        match sock::protocol(sk) {
+            sock::TCP => conn::received(sk, ret, flags & MSG_PEEK != 0),
+            sock::UDP if knob(KNOB_UDP) != 0 && flags & MSG_PEEK == 0 => {
+                udp::moved(sk, ret, Direction::Received)
+            }
+            _ => {}
         }
     }
     0

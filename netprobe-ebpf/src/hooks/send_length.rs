@@ -4,10 +4,13 @@
 //! splice to the socket. Fires for every protocol.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use netprobe_common::KNOB_UDP;
 
 use crate::{
     conn,
     kernel::sock::{self, Sock},
+    udp::{self, Direction},
+    values::knob,
 };
 
 #[btf_tracepoint(function = "sock_send_length")]
@@ -16,8 +19,10 @@ fn send_length(ctx: BtfTracePointContext) -> i32 {
     let ret: i32 = ctx.arg(1);
     // SAFETY: the tracepoint's first argument is a trusted, non-null socket.
     unsafe {
-        if sock::protocol(sk) == sock::TCP {
-            conn::sent(sk, ret);
+        match sock::protocol(sk) {
+            sock::TCP => conn::sent(sk, ret),
+            sock::UDP if knob(KNOB_UDP) != 0 => udp::moved(sk, ret, Direction::Sent),
+            _ => {}
         }
     }
     0

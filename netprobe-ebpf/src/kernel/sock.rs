@@ -13,6 +13,8 @@ pub type Sock = *const c_void;
 
 /// `IPPROTO_TCP`.
 pub const TCP: u16 = 6;
+/// `IPPROTO_UDP`.
+pub const UDP: u16 = 17;
 
 /// TCP states of the kernel.
 pub mod state {
