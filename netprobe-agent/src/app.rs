@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::{
+    api::{Listeners, Server, Service},
     config::Config,
     error::AgentError,
     event::Origin,
@@ -16,7 +19,10 @@ use crate::{
     flow::{
         clock::WallClock, events::Maker, pipeline::Pipeline, report::Reporter, state::State, udp::UdpMap,
     },
-    kernel::load::{Kernel, Own, Probe},
+    kernel::{
+        load::{Kernel, Own, Probe},
+        netns,
+    },
     metrics::{Metrics, MetricsSink},
     output::Output,
     probe_report::ProbeReport,
@@ -43,24 +49,13 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
     } else {
         None
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            AgentError::other(
-                format!("no threads for the API: {error}"),
-                "check the limits of processes",
-            )
-        })?;
-
+    let listeners = Listeners::bind(&config.api)?;
     let kernel = Kernel::detect()?;
-    let own = Own::default();
-    let probe = kernel.attach(&config.probe, own)?;
+    let probe = kernel.attach(&config.probe, own(&listeners)?)?;
 
     let metrics = Metrics::new(&config.metrics);
     let recent = Recent::new(config.api.recent_events, config.api.recent_bytes);
-    let (_handle, queries) = query::channel();
+    let (handle, queries) = query::channel();
     let reader_gone = output.as_ref().map(Output::reader_gone);
     let pipeline = pipeline(
         &kernel,
@@ -72,20 +67,35 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
         queries,
     )?;
 
-    let thread = spawn(pipeline, stop.clone())?;
-    runtime.block_on(until_stopped(
-        options.duration,
-        reader_gone,
-        thread.thread().id(),
-        &stop,
-    ));
+    let run = pipeline.state.maker.origin.run.clone();
+    let pipeline = spawn(pipeline, stop.clone())?;
+    let address = listeners.address();
+    let server = Server::start(
+        listeners,
+        Service {
+            handle,
+            metrics,
+            recent,
+            run,
+        },
+    );
+    if let (Ok(_), Ok(address)) = (&server, address) {
+        tracing::info!(api = %format_args!("http://{address}"), "ready");
+    }
+    // Whatever happens from here on, the pipeline ends in order: it detaches, drains and tells.
+    let waited = match &server {
+        Ok(_) => wait(options.duration, reader_gone, &pipeline),
+        Err(_) => Ok(()),
+    };
     stop.store(true, Ordering::Relaxed);
-    thread.join().map_err(|_| {
+    let ended = pipeline.join().map_err(|_| {
         AgentError::other(
             "the pipeline thread ended by a panic",
             "report its last log lines",
         )
-    })
+    });
+    server?.stop();
+    waited.and(ended)
 }
 
 /// What this kernel allows; nothing stays attached.
@@ -165,44 +175,57 @@ fn spawn(mut pipeline: Pipeline, stop: Arc<AtomicBool>) -> Result<std::thread::J
 }
 
 /// Waits for a signal, the end of the set time, or the end of whoever reads the events.
-async fn until_stopped(
+fn wait(
     duration: Option<Duration>,
     reader_gone: Option<Arc<AtomicBool>>,
-    _thread: std::thread::ThreadId,
-    stop: &AtomicBool,
-) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let end = async {
-        match duration {
-            Some(duration) => tokio::time::sleep(duration).await,
-            None => std::future::pending().await,
-        }
+    pipeline: &std::thread::JoinHandle<()>,
+) -> Result<(), AgentError> {
+    const LOOK: Duration = Duration::from_millis(100);
+    let failed = |error: std::io::Error| {
+        AgentError::other(
+            format!("signals cannot be caught: {error}"),
+            "check the limits of open files",
+        )
     };
-    let gone = async {
-        loop {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            if reader_gone
-                .as_ref()
-                .is_some_and(|gone| gone.load(Ordering::Relaxed))
-                || stop.load(Ordering::Relaxed)
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let end = async {
+            match duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        let gone = async {
+            while !pipeline.is_finished()
+                && !reader_gone
+                    .as_ref()
+                    .is_some_and(|gone| gone.load(Ordering::Relaxed))
             {
-                break;
+                tokio::time::sleep(LOOK).await;
             }
+        };
+        tokio::select! {
+            () = end => {}
+            () = gone => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
+        Ok(())
+    })
+}
+
+/// The agent's own listener, whose connections are not reported.
+fn own(listeners: &Listeners) -> Result<Own, AgentError> {
+    let unknown = |error: std::io::Error| {
+        AgentError::other(format!("the API's address is not known: {error}"), "mount /proc")
     };
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(error) => {
-                tracing::error!("SIGTERM cannot be caught: {error}");
-                std::future::pending().await
-            }
-        }
-    };
-    tokio::select! {
-        () = end => {}
-        () = gone => {}
-        () = terminated => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
+    Ok(Own {
+        netns: netns::own_inode().map_err(unknown)? as u32,
+        port: listeners.address().map_err(unknown)?.port(),
+    })
 }

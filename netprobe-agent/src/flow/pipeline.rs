@@ -265,7 +265,10 @@ impl Pipeline {
                     .forwards
                     .iter()
                     .find(|(id, _)| forward_page(id) == *number)?;
-                Some((*number, forward::event(maker, flow, listed(flow.opened), None, now)))
+                Some((
+                    *number,
+                    forward::event(maker, flow, listed(flow.opened), None, now),
+                ))
             })
             .collect();
         FlowPage { flows, more }
