@@ -285,3 +285,6 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

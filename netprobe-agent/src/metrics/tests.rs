@@ -1,1 +1,467 @@
 //! Tests of counting, bounds and the page.
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    net::{IpAddr, Ipv4Addr},
+    process::{Command, Stdio},
+};
+
+use super::*;
+use crate::{
+    event::{CloseReason, Flow, FlowState, Protocol, fixture},
+    probe_report::*,
+};
+
+fn metrics() -> Arc<Metrics> {
+    Metrics::new(&MetricsConfig::default())
+}
+
+fn address(last: u16) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(192, 0, (last >> 8) as u8, last as u8))
+}
+
+fn client(peer: (IpAddr, u16)) -> FlowDelta<'static> {
+    let mut delta = FlowDelta::new(Protocol::Tcp, FlowRole::Client);
+    delta.service = Some("curl");
+    delta.peer = Some(peer);
+    delta
+}
+
+fn page(metrics: &Metrics) -> String {
+    metrics.render(None, Format::Text).unwrap()
+}
+
+/// The value of a series, by its name with labels as written.
+fn value(page: &str, series: &str) -> Option<f64> {
+    page.lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+}
+
+fn series<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
+    page.lines()
+        .filter(|line| line.starts_with(&format!("{name}{{")))
+        .collect()
+}
+
+#[test]
+fn deltas_add_up_and_final_events_count_once() {
+    let metrics = metrics();
+    let peer = (address(1), 80);
+    let mut delta = client(peer);
+    (delta.established, delta.connect_seconds) = (true, Some(60e-6));
+    (delta.bytes_sent, delta.bytes_received) = (100, 200);
+    metrics.observe_flow(&delta);
+    let mut delta = client(peer);
+    (delta.bytes_sent, delta.retransmits, delta.rtt_seconds) = (11, 2, Some(0.3));
+    delta.syn_retransmits = 3;
+    metrics.observe_flow(&delta);
+    // The final event carries totals; none of them may be added again.
+    metrics.consume(&fixture::flow());
+    let page = page(&metrics);
+    let pair = "service=\"curl\",peer=\"192.0.0.1:80\"";
+    for (series, expected) in [
+        (
+            format!("netprobe_tcp_bytes_total{{{pair},direction=\"sent\"}}"),
+            111.0,
+        ),
+        (
+            format!("netprobe_tcp_bytes_total{{{pair},direction=\"received\"}}"),
+            200.0,
+        ),
+        (
+            format!("netprobe_tcp_connects_total{{{pair},role=\"client\",result=\"ok\",error_type=\"\"}}"),
+            1.0,
+        ),
+        (
+            format!("netprobe_tcp_connect_duration_seconds_count{{{pair},role=\"client\"}}"),
+            1.0,
+        ),
+        (
+            format!("netprobe_tcp_connect_duration_seconds_bucket{{le=\"0.00005\",{pair},role=\"client\"}}"),
+            0.0,
+        ),
+        (
+            format!("netprobe_tcp_connect_duration_seconds_bucket{{le=\"0.0001\",{pair},role=\"client\"}}"),
+            1.0,
+        ),
+        (format!("netprobe_tcp_rtt_seconds_sum{{{pair}}}"), 0.3),
+        (format!("netprobe_tcp_retransmits_total{{{pair}}}"), 2.0),
+        ("netprobe_tcp_syn_retransmits_total".to_owned(), 3.0),
+        (
+            "netprobe_nat_lookups_total{result=\"snat+dnat\",method=\"net_dev_queue\"}".to_owned(),
+            1.0,
+        ),
+    ] {
+        assert_eq!(value(&page, &series), Some(expected), "{series}\n{page}");
+    }
+    assert_eq!(series(&page, "netprobe_tcp_bytes_total").len(), 2);
+}
+
+#[test]
+fn endings_are_counted_by_what_they_were() {
+    let metrics = metrics();
+    for (state, reason, error) in [
+        (FlowState::Failed, CloseReason::Refused, Some("ECONNREFUSED")),
+        (FlowState::Failed, CloseReason::Timeout, Some("ETIMEDOUT")),
+        (FlowState::Closed, CloseReason::ResetLocal, None),
+        (FlowState::Closed, CloseReason::ResetRemote, None),
+        (FlowState::Closed, CloseReason::ResetRemote, None),
+        (FlowState::Update, CloseReason::ResetRemote, None),
+    ] {
+        let mut event = fixture::flow();
+        let error = error.map(Into::into);
+        event.flow = Some(Flow {
+            close_reason: Some(reason),
+            error,
+            ..Flow::new(state)
+        });
+        metrics.consume(&event);
+    }
+    let page = page(&metrics);
+    let failed = |error: &str| {
+        let pair = "service=\"curl\",peer=\"10.0.0.100:80\",role=\"client\"";
+        value(
+            &page,
+            &format!("netprobe_tcp_connects_total{{{pair},result=\"failed\",error_type=\"{error}\"}}"),
+        )
+    };
+    assert_eq!(
+        (failed("ECONNREFUSED"), failed("ETIMEDOUT")),
+        (Some(1.0), Some(1.0))
+    );
+    assert_eq!(
+        value(&page, "netprobe_tcp_resets_total{origin=\"local\"}"),
+        Some(1.0)
+    );
+    assert_eq!(
+        value(&page, "netprobe_tcp_resets_total{origin=\"remote\"}"),
+        Some(2.0)
+    );
+    assert_eq!(series(&page, "netprobe_tcp_timeouts_total").len(), 1);
+}
+
+#[test]
+fn live_flows_move_between_services() {
+    let metrics = metrics();
+    let unknown = Some((None, FlowRole::Server));
+    let nginx = Some((Some("nginx"), FlowRole::Server));
+    metrics.move_active(None, unknown);
+    metrics.move_active(unknown, nginx);
+    metrics.move_active(None, nginx);
+    metrics.move_active(nginx, None);
+    metrics.move_active(None, Some((None, FlowRole::Forwarded)));
+    let page = page(&metrics);
+    let active = |service: &str| {
+        value(
+            &page,
+            &format!("netprobe_tcp_connections_active{{service=\"{service}\",role=\"server\"}}"),
+        )
+    };
+    assert_eq!((active("nginx"), active(UNKNOWN)), (Some(1.0), Some(0.0)));
+    assert_eq!(value(&page, "netprobe_forwarded_connections_active"), Some(1.0));
+}
+
+#[test]
+fn peers_are_named_by_the_rule() {
+    let mut config = MetricsConfig {
+        max_peers: 2,
+        max_peer_networks: 1,
+        ..MetricsConfig::default()
+    };
+    config
+        .peers
+        .insert("192.0.2.0/24".parse().unwrap(), "known".to_owned());
+    config
+        .peers
+        .insert("192.0.2.7/32".parse().unwrap(), "mail".to_owned());
+    let metrics = Metrics::new(&config);
+    let name = |address: &str, port: u16, role: FlowRole| {
+        let peer = Some((address.parse().unwrap(), port));
+        metrics.labels().pair(Some("s"), peer, role).1.to_string()
+    };
+    use FlowRole::{Client, Server};
+    for (address, port, role, expected) in [
+        ("192.0.2.7", 25, Client, "mail"),
+        ("192.0.2.8", 25, Server, "known"),
+        ("10.0.0.1", 80, Client, "10.0.0.1:80"),
+        ("10.1.2.3", 50_000, Server, "10.1.0.0/16"),
+        ("10.0.0.1", 81, Client, "10.0.0.1:81"),
+        ("10.1.0.1", 82, Client, "10.1.0.0/16"),
+        ("10.2.0.1", 82, Client, OTHER),
+        ("2001:db8::1", 82, Server, OTHER),
+        // What was admitted stays admitted.
+        ("10.0.0.1", 80, Client, "10.0.0.1:80"),
+    ] {
+        assert_eq!(name(address, port, role), expected, "{address}:{port}");
+    }
+    assert_eq!(&*metrics.labels().pair(Some("s"), None, Client).1, UNKNOWN);
+    assert_eq!(
+        value(&page(&metrics), "netprobe_label_overflow_total{label=\"peer\"}"),
+        Some(3.0)
+    );
+}
+
+#[test]
+fn series_stay_bounded_whatever_the_traffic() {
+    let config = MetricsConfig {
+        max_services: 5,
+        max_pairs: 50,
+        max_values: 3,
+        ..MetricsConfig::default()
+    };
+    let metrics = Metrics::new(&config);
+    let total = |metrics: &Metrics| {
+        page(metrics)
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .count()
+    };
+    let mut counts = Vec::new();
+    for round in 0..3_u16 {
+        for index in 0..2000_u16 {
+            let service = format!("service-{}", index % 97);
+            let mut delta = client((address(index), round * 100 + index % 7));
+            delta.service = Some(&service);
+            (delta.bytes_sent, delta.established, delta.connect_seconds) = (1, true, Some(0.1));
+            metrics.observe_flow(&delta);
+            let mut event = fixture::flow();
+            let error = format!("E{index}").into();
+            event.flow = Some(Flow {
+                error: Some(error),
+                ..Flow::new(FlowState::Failed)
+            });
+            metrics.consume(&event);
+        }
+        counts.push(total(&metrics));
+    }
+    assert_eq!(counts[0], counts[2], "series grow with flows");
+    let page = page(&metrics);
+    assert!(series(&page, "netprobe_tcp_bytes_total").len() <= 50 + 6);
+    let sum: f64 = series(&page, "netprobe_tcp_bytes_total")
+        .iter()
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum();
+    assert_eq!(sum, 6000.0, "a bound may hide a name, never an amount");
+}
+
+fn full_report() -> ProbeReport {
+    let counts = |name: &str| BTreeMap::from([(name.to_owned(), 7)]);
+    ProbeReport {
+        agent_version: "0.1.0".to_owned(),
+        kernel: KernelReport {
+            release: "6.18.0".to_owned(),
+            ..Default::default()
+        },
+        facts: vec![
+            FactReport {
+                fact: "nat".to_owned(),
+                method: Some("net_dev_queue".to_owned()),
+                ..Default::default()
+            },
+            FactReport {
+                fact: "accept".to_owned(),
+                ..Default::default()
+            },
+        ],
+        programs: vec![ProgramReport {
+            name: "state".to_owned(),
+            runs: Some(3),
+            run_ns: Some(1_500_000_000),
+            recursion_misses: Some(0),
+        }],
+        maps: vec![MapReport {
+            name: "FLOWS".to_owned(),
+            entries: Some(1),
+            capacity: 10,
+        }],
+        ring: Some(RingReport {
+            bytes: 65_536,
+            fill: 0.25,
+        }),
+        ledger: Some(LedgerReport {
+            kernel: KernelLedger {
+                seen: counts("closed"),
+                drained: counts("closed"),
+                lost: vec![LossReport {
+                    stage: "ring".to_owned(),
+                    reason: "full".to_owned(),
+                    count: 2,
+                }],
+                rejected: counts("short"),
+                suppressed: counts("own"),
+                lost_bytes: counts("sent"),
+                closes: true,
+                difference: 0,
+            },
+            sinks: vec![SinkLedger {
+                sink: "output".to_owned(),
+                delivered: 4,
+                lost: counts("queue_full"),
+                suppressed: counts("reader_gone"),
+                queued: 1,
+                ..Default::default()
+            }],
+            emitted: counts("flow"),
+        }),
+        counters: BTreeMap::from([("byte_disagreement".to_owned(), 5)]),
+        listen_overflows: counts("4026531840"),
+        cost: Some(CostReport {
+            cpu_seconds: 1.5,
+            memory_bytes: 1 << 20,
+            bpf_seconds: None,
+        }),
+        ..Default::default()
+    }
+}
+
+/// Metrics with every family on the page.
+fn full() -> Arc<Metrics> {
+    let metrics = metrics();
+    for (protocol, role) in [
+        (Protocol::Tcp, FlowRole::Client),
+        (Protocol::Udp, FlowRole::Server),
+    ] {
+        let mut delta = client((address(9), 53));
+        (delta.protocol, delta.role, delta.service) = (protocol, role, Some("a \"quoted\"\\ \n name"));
+        (
+            delta.bytes_sent,
+            delta.bytes_received,
+            delta.datagrams_sent,
+            delta.datagrams_received,
+        ) = (1, 2, 3, 4);
+        (
+            delta.established,
+            delta.connect_seconds,
+            delta.accept_wait_seconds,
+        ) = (true, Some(0.1), Some(0.2));
+        (delta.rtt_seconds, delta.retransmits, delta.syn_retransmits) = (Some(0.1), 1, 1);
+        metrics.observe_flow(&delta);
+        metrics.move_active(None, Some((Some("curl"), role)));
+    }
+    for (state, reason) in [
+        (FlowState::Failed, CloseReason::Timeout),
+        (FlowState::Closed, CloseReason::ResetLocal),
+    ] {
+        let mut event = fixture::flow();
+        event.flow = Some(Flow {
+            close_reason: Some(reason),
+            ..Flow::new(state)
+        });
+        metrics.consume(&event);
+    }
+    metrics.labels().service(Some("x"));
+    metrics
+        .families
+        .label_overflow
+        .get_or_create(&[("label", "peer")])
+        .inc();
+    metrics
+}
+
+#[test]
+fn every_family_of_the_contract_is_on_the_page() {
+    let page = full().render(Some(full_report()), Format::Text).unwrap();
+    for name in [
+        "tcp_connects_total",
+        "tcp_connect_duration_seconds",
+        "tcp_connections_active",
+        "tcp_bytes_total",
+        "tcp_rtt_seconds",
+        "tcp_retransmits_total",
+        "tcp_syn_retransmits_total",
+        "tcp_resets_total",
+        "tcp_timeouts_total",
+        "tcp_accept_wait_seconds",
+        "listen_overflows_total",
+        "nat_lookups_total",
+        "forwarded_connections_active",
+        "records_seen_total",
+        "records_drained_total",
+        "records_lost_total",
+        "lost_bytes_total",
+        "records_rejected_total",
+        "events_emitted_total",
+        "events_delivered_total",
+        "events_lost_total",
+        "events_suppressed_total",
+        "events_queued",
+        "probe_attached",
+        "bpf_program_run_seconds_total",
+        "bpf_program_runs_total",
+        "bpf_map_entries",
+        "bpf_map_capacity",
+        "ring_fill_ratio",
+        "byte_disagreement_total",
+        "label_overflow_total",
+        "agent_cpu_seconds_total",
+        "agent_memory_bytes",
+        "build_info",
+    ] {
+        assert_eq!(
+            page.matches(&format!("# TYPE netprobe_{name} ")).count(),
+            1,
+            "{name}\n{page}"
+        );
+        assert_eq!(
+            page.matches(&format!("# HELP netprobe_{name} ")).count(),
+            1,
+            "{name}"
+        );
+    }
+    assert_eq!(
+        value(&page, "netprobe_bpf_program_run_seconds_total{program=\"state\"}"),
+        Some(1.5)
+    );
+    assert_eq!(value(&page, "netprobe_ring_fill_ratio"), Some(0.25));
+    assert_eq!(
+        value(&page, "netprobe_probe_attached{fact=\"accept\",method=\"none\"}"),
+        Some(0.0)
+    );
+    let open = full().render(Some(full_report()), Format::OpenMetrics).unwrap();
+    assert!(open.ends_with("# EOF\n") && open.matches("# EOF").count() == 1);
+    assert!(
+        open.contains("# TYPE netprobe_build info\n") && page.contains("# TYPE netprobe_build_info gauge\n")
+    );
+}
+
+#[test]
+fn promtool_finds_the_page_clean() {
+    let page = full().render(Some(full_report()), Format::Text).unwrap();
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is needed: cargo xtask test installs it with the package prometheus");
+    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.is_empty(), "{said}\n{page}");
+}
+
+#[test]
+fn the_form_is_what_the_client_prefers() {
+    for (accept, format) in [
+        (None, Format::Text),
+        (Some("*/*"), Format::Text),
+        (Some("text/plain"), Format::Text),
+        (Some("application/openmetrics-text"), Format::OpenMetrics),
+        // What Prometheus 2.42 sends.
+        (
+            Some(
+                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            ),
+            Format::OpenMetrics,
+        ),
+        (
+            Some("application/openmetrics-text;q=0.2,text/plain;q=0.9"),
+            Format::Text,
+        ),
+        (Some("application/openmetrics-text;q=0"), Format::Text),
+        (Some("application/json"), Format::Text),
+    ] {
+        assert_eq!(Format::negotiate(accept), format, "{accept:?}");
+    }
+}
