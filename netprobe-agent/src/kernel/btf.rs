@@ -8,6 +8,9 @@ const MAGIC: u16 = 0xeb9f;
 const HEADER: usize = 24;
 const MAX_TYPEDEFS: usize = 32;
 const MAX_NESTING: usize = 16;
+/// Members looked at for one name. The largest kernel structs have some hundreds; structs that hold themselves, in
+/// bytes made up, would otherwise be searched for ever.
+const MAX_MEMBERS: usize = 100_000;
 
 mod kind {
     pub(super) const INT: u32 = 1;
@@ -161,27 +164,27 @@ impl Btf {
         };
         let mut parts = path.split('.');
         let mut walked = parts.next().unwrap_or_default().to_owned();
-        let mut ty = self.struct_named(&walked)?;
+        let mut ty = Some(self.struct_named(&walked)?);
         let mut bits = 0u32;
+        let too_large = BtfError::Malformed("an offset is too large");
         for member in parts {
-            let (offset, member_type) =
-                self.member(ty, member, path, 0)?
-                    .ok_or_else(|| BtfError::NoMember {
-                        path: walked.clone(),
-                        member: member.to_owned(),
-                    })?;
-            bits = bits
-                .checked_add(offset)
-                .ok_or(BtfError::Malformed("an offset is too large"))?;
+            let mut left = MAX_MEMBERS;
+            let found = match ty {
+                Some(ty) => self.member(ty, member, path, 0, &mut left)?,
+                None => None,
+            };
+            let (offset, member_type) = found.ok_or_else(|| BtfError::NoMember {
+                path: walked.clone(),
+                member: member.to_owned(),
+            })?;
+            bits = bits.checked_add(offset).ok_or(too_large.clone())?;
             walked = format!("{walked}.{member}");
-            if let Some(next) = self.resolve(member_type) {
-                ty = next;
-            }
+            ty = self.resolve(member_type);
         }
-        if bits % 8 != 0 {
+        if !bits.is_multiple_of(8) {
             return Err(BtfError::BitField(path.to_owned()));
         }
-        Ok(bits / 8 + extra)
+        (bits / 8).checked_add(extra).ok_or(too_large)
     }
 
     /// Number of parameters of a kernel function.
@@ -237,11 +240,15 @@ impl Btf {
         wanted: &str,
         path: &str,
         depth: usize,
+        left: &mut usize,
     ) -> Result<Option<(u32, u32)>, BtfError> {
         if depth > MAX_NESTING || !matches!(ty.kind, kind::STRUCT | kind::UNION) {
             return Ok(None);
         }
         for entry in 0..ty.entries {
+            *left = left
+                .checked_sub(1)
+                .ok_or(BtfError::Malformed("structs without names hold each other"))?;
             let at = ty.at + 12 + entry * 12;
             let (Some(name), Some(member_type), Some(raw)) =
                 (self.word(at), self.word(at + 4), self.word(at + 8))
@@ -256,7 +263,7 @@ impl Btf {
             };
             if name == 0 {
                 if let Some(inner) = self.resolve(member_type)
-                    && let Some((offset, found)) = self.member(inner, wanted, path, depth + 1)?
+                    && let Some((offset, found)) = self.member(inner, wanted, path, depth + 1, left)?
                 {
                     let bits = bits
                         .checked_add(offset)
@@ -399,6 +406,39 @@ mod tests {
                 member: "c".into()
             })
         );
+    }
+
+    #[test]
+    fn refuses_an_offset_that_does_not_fit() {
+        let mut whole = sample();
+        let value = 2u32.to_ne_bytes();
+        let at = whole
+            .windows(4)
+            .rposition(|w| w == value)
+            .expect("the enum's value");
+        whole[at..at + 4].copy_from_slice(&u32::MAX.to_ne_bytes());
+        let btf = Btf::parse(&whole).expect("valid");
+        assert_eq!(
+            btf.offset("s.b + V_TWO"),
+            Err(BtfError::Malformed("an offset is too large"))
+        );
+    }
+
+    #[test]
+    fn gives_up_on_structs_that_hold_themselves() {
+        // struct s { struct s; struct s; … }, thirty times: 30^16 ways down.
+        let members = [0u32, 1, 0].repeat(30);
+        let words = [vec![1, kind::STRUCT << 24 | 30, 8], members].concat();
+        let types: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+        let mut out = [MAGIC.to_ne_bytes().as_slice(), &[1, 0]].concat();
+        let length = types.len() as u32;
+        for word in [HEADER as u32, 0, length, length, 3] {
+            out.extend_from_slice(&word.to_ne_bytes());
+        }
+        out.extend(types);
+        out.extend(b"\0s\0");
+        let btf = Btf::parse(&out).expect("well formed");
+        assert!(matches!(btf.offset("s.a"), Err(BtfError::Malformed(_))));
     }
 
     #[test]
