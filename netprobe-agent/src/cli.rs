@@ -278,6 +278,3 @@ fn print(bytes: &[u8]) -> Result<(), AgentError> {
         .and_then(|()| stdout.flush())
         .map_err(output::unwritable)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,5 +1,7 @@
 //! Diagnostics, on stderr.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{filter::LevelFilter, fmt};
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
@@ -16,7 +18,10 @@ pub(super) fn start(config: &LogConfig) {
     let lines = fmt().with_max_level(level).with_writer(std::io::stderr);
     // An error means that something in this process logs already.
     let _ = match config.format {
-        LogFormat::Text => lines.with_target(false).try_init(),
+        LogFormat::Text => lines
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
 }
