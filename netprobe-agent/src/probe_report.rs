@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// Name in [`ProbeReport::counters`] of the flows whose sum of calls and kernel counters differ beyond what is
+/// explained; it has a metric of its own.
+pub const BYTE_DISAGREEMENTS: &str = "byte_disagreements";
+
 /// The whole report. A part that is not known (nothing is attached under `doctor`) is `null` or empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProbeReport {

@@ -181,3 +181,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_documentation_names_every_field_and_flag() {
+    let page = include_str!("../../../docs/schema.md");
+    let flags = FLAGS.iter().map(|flag| format!("--{}", flag.name));
+    for name in field::names().into_iter().map(str::to_owned).chain(flags) {
+        assert!(
+            page.contains(&format!("`{name}`")),
+            "docs/schema.md does not name `{name}`"
+        );
+    }
+    for reason in crate::event::CloseReason::ALL {
+        assert!(page.contains(&format!("`{}`", reason.name())), "{reason:?}");
+    }
+    for (_, flag) in crate::event::Flags::NAMES {
+        assert!(page.contains(&format!("`{flag}`")), "{flag}");
+    }
+}

@@ -8,7 +8,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use crate::probe_report::ProbeReport;
+use crate::probe_report::{BYTE_DISAGREEMENTS, ProbeReport};
 
 /// A report as metrics.
 #[derive(Debug)]
@@ -156,18 +156,22 @@ impl Page<'_> {
         )?;
         let fill = report.ring.iter().map(|ring| (vec![], ring.fill)).collect();
         self.gauges("ring_fill_ratio", "Share of the ring buffer in use, 0 to 1", fill)?;
-        let counter = |name| {
-            report
-                .counters
-                .get(name)
-                .map(|count| (vec![], *count))
-                .into_iter()
-                .collect()
-        };
+        let disagreements = report.counters.get(BYTE_DISAGREEMENTS);
         self.counters(
             "byte_disagreement",
             "Flows whose sum of calls and kernel counters differ beyond what is explained",
-            counter("byte_disagreement"),
+            disagreements.into_iter().map(|count| (vec![], *count)).collect(),
+        )?;
+        let others = report
+            .counters
+            .iter()
+            .filter(|(name, _)| name.as_str() != BYTE_DISAGREEMENTS);
+        self.counters(
+            "probe_counters",
+            "What else the hooks and the agent count, by name",
+            others
+                .map(|(name, count)| (vec![("counter", name.as_str())], *count))
+                .collect(),
         )?;
         self.counters(
             "listen_overflows",

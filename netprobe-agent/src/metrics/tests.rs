@@ -304,7 +304,10 @@ fn full_report() -> ProbeReport {
             }],
             emitted: counts("flow"),
         }),
-        counters: BTreeMap::from([("byte_disagreement".to_owned(), 5)]),
+        counters: BTreeMap::from([
+            (BYTE_DISAGREEMENTS.to_owned(), 5),
+            ("flow_table_full".to_owned(), 6),
+        ]),
         listen_overflows: counts("4026531840"),
         cost: Some(CostReport {
             cpu_seconds: 1.5,
@@ -393,6 +396,7 @@ fn every_family_of_the_contract_is_on_the_page() {
         "bpf_map_capacity",
         "ring_fill_ratio",
         "byte_disagreement_total",
+        "probe_counters_total",
         "label_overflow_total",
         "agent_cpu_seconds_total",
         "agent_memory_bytes",
@@ -464,4 +468,20 @@ fn the_form_is_what_the_client_prefers() {
     ] {
         assert_eq!(Format::negotiate(accept), format, "{accept:?}");
     }
+}
+
+#[test]
+fn the_documentation_lists_every_family_and_no_other() {
+    let page = full().render(Some(full_report()), Format::Text).unwrap();
+    let mut families: Vec<_> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    let mut documented: Vec<_> = include_str!("../../../docs/metrics.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    families.sort_unstable();
+    documented.sort_unstable();
+    assert_eq!(families, documented);
 }

@@ -44,7 +44,10 @@ impl Write for Scripted {
     }
 }
 
-fn scripted(room: usize) -> (Output, Arc<Mutex<Vec<u8>>>, mpsc::Sender<io::Result<()>>) {
+/// An output, what it wrote, and what its next write is to answer.
+type Setup = (Output, Arc<Mutex<Vec<u8>>>, mpsc::Sender<io::Result<()>>);
+
+fn scripted(room: usize) -> Setup {
     let (say, gate) = mpsc::channel();
     let written = Arc::new(Mutex::new(Vec::new()));
     let writer = Scripted {

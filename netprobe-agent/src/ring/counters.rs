@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use netprobe_common as wire;
 use netprobe_common::Kind;
 
-use crate::probe_report::LossReport;
+use crate::probe_report::{BYTE_DISAGREEMENTS, LossReport};
 
 /// A snapshot of all counters, summed over processors.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +16,7 @@ const OTHERS: &[(&str, u32)] = &[
     ("overflowed_finals", wire::OVERFLOWED),
     ("missed_closes", wire::MISSED_CLOSE),
     ("missed_established", wire::MISSED_ESTABLISHED),
-    ("byte_disagreements", wire::BYTE_DISAGREEMENT),
+    (BYTE_DISAGREEMENTS, wire::BYTE_DISAGREEMENT),
     ("byte_checks_skipped", wire::BYTE_CHECK_SKIPPED),
     ("byte_checks_passed", wire::BYTE_CHECK_PASSED),
     ("handshake_table_full", wire::LOST_HANDSHAKE_TABLE),
