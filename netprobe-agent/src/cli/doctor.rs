@@ -105,3 +105,47 @@ pub(super) fn text(report: &ProbeReport) -> String {
     }
     page
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe_report::{FactReport, KernelReport, RefusedReport};
+
+    #[test]
+    fn the_table_says_why_not_the_better_methods() {
+        let refused = RefusedReport {
+            method: "fexit".to_owned(),
+            reason: "not permitted".to_owned(),
+        };
+        let fact = |fact: &str, method: Option<&str>| FactReport {
+            fact: fact.to_owned(),
+            required: method.is_none(),
+            method: method.map(str::to_owned),
+            kernel_floor: method.map(|_| "5.12".to_owned()),
+            refused: vec![refused.clone()],
+        };
+        let report = ProbeReport {
+            agent_version: "0.1.0".to_owned(),
+            kernel: KernelReport {
+                release: "6.18.0".to_owned(),
+                machine: "x86_64".to_owned(),
+                btf: true,
+                lockdown: Some("integrity".to_owned()),
+            },
+            facts: vec![fact("accept", Some("sys_exit")), fact("lifecycle", None)],
+            notices: vec!["conntrack accounting is off".to_owned()],
+            ..ProbeReport::default()
+        };
+        insta::assert_snapshot!(text(&report), @r"
+        netprobe 0.1.0 on Linux 6.18.0 x86_64, BTF present, lockdown integrity
+
+        FACT       METHOD    REQUIRED  KERNEL
+        accept     sys_exit  no        >= 5.12
+                   not fexit: not permitted
+        lifecycle  none      yes       -
+                   not fexit: not permitted
+
+        note: conntrack accounting is off
+        ");
+    }
+}
