@@ -34,9 +34,9 @@ const PLACES: &[(&str, u32)] = &[
     ("recent", SINK),
     // What people reach.
     ("api", 30),
-    ("cli", 40),
-    // The one place that wires stages.
-    ("app", 50),
+    // The one place that wires stages, and the commands that start it.
+    ("app", 40),
+    ("cli", 50),
 ];
 
 /// Members of the ground may import each other.
