@@ -4,7 +4,9 @@
 
 use std::{
     collections::VecDeque,
+    fs::File,
     io::{self, Write},
+    os::fd::AsFd,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -57,7 +59,17 @@ pub struct Output {
 impl Output {
     /// Writes to standard output. Fails when it is closed or cannot be written to.
     pub fn stdout() -> Result<Output, AgentError> {
-        Output::start("standard output", Box::new(io::stdout()), ROOM)
+        // Not `io::stdout()`: it takes a descriptor that cannot be written to for one nobody wants to read.
+        let name = "standard output";
+        let file =
+            io::stdout()
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|error| AgentError::UnwritableOutput {
+                    output: name.to_owned(),
+                    error,
+                })?;
+        Output::start(name, Box::new(File::from(file)), ROOM)
     }
 
     /// Writes to `writer`, which is tried once before anything depends on it.

@@ -192,6 +192,23 @@ fn an_output_that_cannot_be_written_has_its_own_code() {
 }
 
 #[test]
+fn an_agent_that_cannot_write_its_events_does_not_start() {
+    let folder = Folder::new("run-output");
+    let file = folder.file("np.toml", "");
+    for output in [
+        File::open("/dev/null").expect("read only"),
+        File::options().write(true).open("/dev/full").expect("/dev/full"),
+    ] {
+        let arguments = ["run", "--config", &file, "--duration", "1s", "--output", "jsonl"];
+        let output = netprobe(&arguments)
+            .stdout(output)
+            .output()
+            .expect("the binary runs");
+        assert_eq!(output.status.code(), Some(8), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_is_success() {
     let folder = Folder::new("pipe");
     // Far more than a pipe holds.

@@ -57,6 +57,17 @@ impl Listeners {
     }
 }
 
+/// Not being allowed to listen is another thing than someone else listening.
+fn refused(address: String, error: io::Error) -> AgentError {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return AgentError::NoPrivilege {
+            action: format!("listening on {address}"),
+            error: error.to_string(),
+        };
+    }
+    AgentError::AddressInUse { address, error }
+}
+
 fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder)?;
