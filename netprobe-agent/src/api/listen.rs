@@ -28,19 +28,13 @@ pub struct Listeners {
 impl Listeners {
     /// Binds both. A socket file nobody listens on is replaced.
     pub fn bind(config: &ApiConfig) -> Result<Listeners, AgentError> {
-        let busy = |error| AgentError::AddressInUse {
-            address: config.listen.to_string(),
-            error,
-        };
+        let busy = |error| refused(config.listen.to_string(), error);
         let tcp = TcpListener::bind(config.listen).map_err(busy)?;
         tcp.set_nonblocking(true).map_err(busy)?;
         // Port 0 asks for any: what was given is what a browser's `Origin` will name.
         let address = tcp.local_addr().map_err(busy)?;
         let path = config.socket.as_path();
-        let busy = |error| AgentError::AddressInUse {
-            address: path.display().to_string(),
-            error,
-        };
+        let busy = |error| refused(path.display().to_string(), error);
         let unix = bind_socket(path).map_err(busy)?;
         let socket = SocketFile::of(path).map_err(busy)?;
         Ok(Listeners {
