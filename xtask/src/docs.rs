@@ -74,18 +74,25 @@ fn documents() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Commands of ours in fenced code: line number and words from `cargo xtask` or `netprobe` on.
+/// Commands of ours in fenced shell code: line number and words from `cargo xtask` or `netprobe` on.
 fn commands(text: &str) -> Vec<(usize, Vec<String>)> {
     let mut found = Vec::new();
-    let mut fenced = false;
+    // The language of the fence we are in.
+    let mut fence: Option<String> = None;
     let mut joined = String::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
-        if line.starts_with("```") {
-            fenced = !fenced;
+        if let Some(language) = line.strip_prefix("```") {
+            fence = fence.is_none().then(|| language.to_owned());
             continue;
         }
-        if !fenced {
+        let typed = match fence.as_deref() {
+            Some("sh" | "bash" | "shell") => true,
+            // Here what is typed stands among what is answered.
+            Some("console") => line.starts_with("$ ") || !joined.is_empty(),
+            _ => false,
+        };
+        if !typed {
             continue;
         }
         if let Some(first) = line.strip_suffix('\\') {
@@ -240,7 +247,8 @@ mod tests {
     #[test]
     fn commands_are_found_in_fences_only() {
         let text = "cargo xtask nothing\n```sh\n$ sudo netprobe observe -f \\\n  --port 80 | head # live\n\
-                    X=1 cargo xtask run -- --duration 30s\nnetprobe: ready\n./target/release/netprobe doctor\n```\n";
+                    X=1 cargo xtask run -- --duration 30s\nnetprobe: ready\n```\n```text\nnetprobe 0.1.0\n```\n\
+                    ```console\n$ ./target/release/netprobe doctor\nnetprobe 0.1.0 on Linux\n```\n";
         let found: Vec<String> = commands(text).into_iter().map(|(_, w)| w.join(" ")).collect();
         assert_eq!(
             found,
