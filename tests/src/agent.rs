@@ -308,9 +308,9 @@ impl Agent {
         http::get(self.listen, path)
     }
 
-    /// `/api/v1/probe`.
+    /// `/api/v1/probe`, over the Unix socket: a TCP connection would itself be a record on its way.
     pub fn probe(&self) -> Result<Value> {
-        let (status, body) = self.get("/api/v1/probe")?;
+        let (status, body) = http::get_unix(&self.socket(), "/api/v1/probe")?;
         if status != 200 {
             bail!("/api/v1/probe answered {status}: {body}");
         }
@@ -394,6 +394,8 @@ impl Collected {
 /// The numbers of both equations, read from `/api/v1/probe` and added up here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
+    /// Seen, less drained, of each kind where they differ: lost, or not accounted for.
+    pub open: std::collections::BTreeMap<String, i64>,
     /// Records seen, all kinds.
     pub seen: u64,
     /// Records drained, all kinds.
@@ -457,7 +459,19 @@ impl Ledger {
         let count = |side: &str, kind: &str| kernel[side][kind].as_u64().unwrap_or(0);
         let finals = |side: &str| count(side, "closed") + count(side, "connect_failed");
         let lost_bytes = |key: &str| kernel["lost_bytes"][key].as_u64().unwrap_or(0);
+        let mut open = std::collections::BTreeMap::new();
+        for kind in kernel["seen"]
+            .as_object()
+            .into_iter()
+            .flat_map(serde_json::Map::keys)
+        {
+            let difference = count("seen", kind) as i64 - count("drained", kind) as i64;
+            if difference != 0 {
+                open.insert(kind.clone(), difference);
+            }
+        }
         Ok(Ledger {
+            open,
             seen: sum(&kernel["seen"])?,
             drained: sum(&kernel["drained"])?,
             lost_finals: finals("seen").saturating_sub(finals("drained")),
