@@ -19,4 +19,5 @@ pub mod report;
 pub mod sockets;
 pub mod state;
 pub mod timers;
+pub mod translations;
 pub mod udp;

@@ -73,7 +73,8 @@ unsafe fn get_or_create<'a>(sk: Sock) -> Option<&'a mut Conn> {
 /// Starts over: the same socket, with its storage, may connect again after a failure.
 #[inline(always)]
 unsafe fn begin(conn: &mut Conn, sk: Sock, role: Role, now: u64) {
-    conn.record = FlowRecord::default();
+    // SAFETY: a live map value, for which all bytes zero is a value. Not by assignment: that goes through the stack.
+    unsafe { core::ptr::write_bytes(&raw mut conn.record, 0, 1) };
     conn.told_sent = 0;
     conn.told_received = 0;
     conn.sampled_ns = now;
@@ -82,7 +83,7 @@ unsafe fn begin(conn: &mut Conn, sk: Sock, role: Role, now: u64) {
     // SAFETY: by the caller's contract.
     unsafe {
         record.cookie = sock::cookie(sk);
-        record.key = sock::key(sk);
+        sock::read_key(sk, &mut record.key);
         if has(TP_IS_MPTCP) && tcp::is_multipath(sk) {
             record.flags |= flow_flags::MPTCP;
         }
@@ -151,7 +152,7 @@ pub unsafe fn established(sk: Sock, from: u8) {
         if conn.record.flags & flow_flags::EXCLUDED != 0 {
             return;
         }
-        conn.record.key = sock::key(sk);
+        sock::read_key(sk, &mut conn.record.key);
         conn.record.established_ns = now;
         measure(conn, sk);
         if from == state::SYN_SENT {
@@ -226,7 +227,7 @@ pub unsafe fn destroyed(sk: Sock) {
 ///
 /// # Safety
 /// See [`get`].
-#[inline(never)]
+#[inline(always)]
 pub unsafe fn adopt<'a>(sk: Sock) -> Option<&'a mut Conn> {
     // SAFETY: by contract.
     unsafe {
@@ -286,9 +287,7 @@ unsafe fn finish(conn: &mut Conn, sk: Sock) {
 unsafe fn measure(conn: &mut Conn, sk: Sock) {
     // SAFETY: by the caller's contract.
     unsafe {
-        if let Some(counters) = tcp::counters(sk) {
-            conn.record.tcp = counters;
-        }
+        tcp::read_counters(sk, &mut conn.record.tcp);
         if sock::fin_received(sk) {
             conn.record.flags |= flow_flags::FIN_RECEIVED;
         }
@@ -319,7 +318,7 @@ unsafe fn check_bytes(conn: &Conn, sk: Sock) {
     // Calls gave less than TCP received. Left unread is explained; the rest was read without a receive call
     // (splice, zerocopy receive), which no hook counts.
     // SAFETY: by the caller's contract.
-    let unread = unsafe { tcp::counters(sk) }.map_or(0, |now| u64::from(now.unread));
+    let unread = u64::from(unsafe { tcp::unread(sk) });
     let missing = received - record.calls.received_bytes;
     let at_close = u64::from(record.tcp.unread);
     if missing == 0

@@ -10,7 +10,7 @@ use netprobe_common::{
 use crate::{
     conn::Conn,
     count,
-    kernel::{clock, tcp},
+    kernel::tcp,
     maps::{OVERFLOW, RECORDS},
     values::knob,
 };
@@ -44,7 +44,7 @@ records!(
     UdpRecord
 );
 
-/// Publishes `record`; false when the ring was full (counted).
+/// Publishes a record that lives elsewhere by one copy; false when the ring was full (counted).
 #[inline(always)]
 pub fn publish<R: Record>(kind: Kind, record: &mut R, now: u64) -> bool {
     count::one(seen(kind));
@@ -53,6 +53,35 @@ pub fn publish<R: Record>(kind: Kind, record: &mut R, now: u64) -> bool {
         count::one(lost_ring_full(kind));
     }
     ok
+}
+
+/// Publishes a record made in the ring itself: the stack is too short for most. `fill` gets it zeroed, with its header;
+/// when it returns false there is nothing to publish. False when the ring was full (counted: whether there would
+/// have been something to publish is not known then).
+#[inline(always)]
+pub fn publish_in_place<R: Record + 'static>(
+    kind: Kind,
+    now: u64,
+    fill: impl FnOnce(&mut R) -> bool,
+) -> bool {
+    let Some(mut entry) = RECORDS.reserve::<R>(0) else {
+        count::one(seen(kind));
+        count::one(lost_ring_full(kind));
+        return false;
+    };
+    // SAFETY: the reserved memory is as large as `R`, for which all bytes zero is a value.
+    let record = unsafe {
+        core::ptr::write_bytes(entry.as_mut_ptr(), 0, 1);
+        &mut *entry.as_mut_ptr()
+    };
+    if !fill(record) {
+        entry.discard(BPF_RB_NO_WAKEUP.into());
+        return false;
+    }
+    *record.header() = header::<R>(kind, now);
+    count::one(seen(kind));
+    entry.submit(wakeup());
+    true
 }
 
 /// Publishes the final record of a connection: ring, else overflow hash, else lost-bytes counters.
@@ -74,28 +103,24 @@ pub fn publish_final(conn: &mut Conn, now: u64) -> bool {
     false
 }
 
-/// One copy into the ring. The reader sleeps on a timer; it is woken early only when the ring fills up.
 #[inline(always)]
 fn write<R: Record>(kind: Kind, record: &mut R, now: u64) -> bool {
-    *record.header() = Header {
-        version: WIRE_VERSION,
-        kind: kind as u8,
-        len: size_of::<R>() as u16,
-        reserved: 0,
-        ts_ns: now,
-    };
-    let waiting = RECORDS.query(BPF_RB_AVAIL_DATA.into());
-    let flags = if waiting >= knob(KNOB_WAKE_BYTES) {
-        count::one(FORCED_WAKEUPS);
-        BPF_RB_FORCE_WAKEUP
-    } else {
-        BPF_RB_NO_WAKEUP
-    };
-    RECORDS.output::<R>(&*record, flags.into()).is_ok()
+    *record.header() = header::<R>(kind, now);
+    RECORDS.output::<R>(&*record, wakeup()).is_ok()
 }
 
-/// Time for [`publish`] where the hook needs none itself.
 #[inline(always)]
-pub fn now() -> u64 {
-    clock::now()
+fn header<R>(kind: Kind, now: u64) -> Header {
+    Header { version: WIRE_VERSION, kind: kind as u8, len: size_of::<R>() as u16, reserved: 0, ts_ns: now }
+}
+
+/// The reader sleeps on a timer; it is woken early only when the ring fills up.
+#[inline(always)]
+fn wakeup() -> u64 {
+    if RECORDS.query(BPF_RB_AVAIL_DATA.into()) >= knob(KNOB_WAKE_BYTES) {
+        count::one(FORCED_WAKEUPS);
+        BPF_RB_FORCE_WAKEUP.into()
+    } else {
+        BPF_RB_NO_WAKEUP.into()
+    }
 }

@@ -87,12 +87,9 @@ pub fn confirmed(skb: Packet) -> Option<()> {
     if owner.is_null() {
         crosses(skb, ct);
     } else if probe_at::<u8>(owner, SK_STATE)? == state::SYN_SENT {
-        hop(
-            ct,
-            &sock::probe_key(owner)?,
-            sock::cookie_if_set(owner),
-            Role::Client,
-        );
+        let mut key = FlowKey::default();
+        sock::probe_key(owner, &mut key)?;
+        hop(ct, &key, sock::cookie_if_set(owner), Role::Client);
     }
     Some(())
 }
@@ -100,32 +97,32 @@ pub fn confirmed(skb: Packet) -> Option<()> {
 /// A handshake packet of a local socket leaves its namespace's stack.
 #[inline(always)]
 unsafe fn leaves(skb: Packet, owner: *const c_void, role: Role) {
-    let Some(key) = sock::probe_key(owner) else { return };
-    let cookie = if matches!(role, Role::Client) {
-        sock::cookie_if_set(owner)
-    } else {
-        0
+    let mut handshake = Handshake {
+        key: FlowKey::default(),
+        cookie: 0,
+        seen_ns: clock::now(),
+        conntrack: 0,
+        sequence: 0,
+        role: role as u8,
+        reserved: [0; 3],
     };
+    if sock::probe_key(owner, &mut handshake.key).is_none() {
+        return;
+    }
+    if matches!(role, Role::Client) {
+        handshake.cookie = sock::cookie_if_set(owner);
+    }
     // SAFETY: by the caller's contract.
     let ct = unsafe { packet::conntrack(skb) };
     if !ct.is_null() && (matches!(role, Role::Server) || knob(KNOB_HOPS_AT_QUEUE) != 0) {
-        hop(ct, &key, cookie, role);
+        hop(ct, &handshake.key, handshake.cookie, role);
     }
     if packet::on_loopback(skb) {
         return;
     }
-    let Some(sequence) = packet::sequence(skb) else {
-        return;
-    };
-    let handshake = Handshake {
-        key,
-        cookie,
-        seen_ns: clock::now(),
-        conntrack: ct as u64,
-        sequence,
-        role: role as u8,
-        reserved: [0; 3],
-    };
+    let Some(sequence) = packet::sequence(skb) else { return };
+    handshake.sequence = sequence;
+    handshake.conntrack = ct as u64;
     if HANDSHAKES.insert(&(skb as u64), &handshake, 0).is_err() {
         count::one(LOST_HANDSHAKE_TABLE);
     }
@@ -154,61 +151,42 @@ fn crosses(skb: Packet, ct: Conntrack) {
     hop(ct, &handshake.key, handshake.cookie, role);
 }
 
-/// Publishes `ct` as a hop of the connection of a local socket, if it translates. A call of its own: the record fills
-/// a third of the stack.
-#[inline(never)]
-fn hop(ct: Conntrack, key: &FlowKey, cookie: u64, role: Role) -> u32 {
-    let mut record = HopRecord {
-        header: Header::default(),
-        cookie,
-        key: *key,
-        conntrack: ct as u64,
-        netns: 0,
-        zone: 0,
-        role: role as u8,
-        reserved: 0,
-        original: Tuple::default(),
-        reply: Tuple::default(),
-    };
-    if conntrack::read_tuple(ct, 0, &mut record.original).is_none()
-        || conntrack::read_tuple(ct, 1, &mut record.reply).is_none()
-        || !conntrack::translated(&record.original, &record.reply)
-    {
-        return 0;
-    }
-    record.netns = conntrack::netns(ct).unwrap_or(0);
-    record.zone = conntrack::zone(ct);
-    emit::publish(Kind::Hop, &mut record, emit::now());
-    1
+/// Publishes `ct` as a hop of the connection of a local socket, if it translates.
+#[inline(always)]
+fn hop(ct: Conntrack, key: &FlowKey, cookie: u64, role: Role) {
+    emit::publish_in_place(Kind::Hop, clock::now(), |record: &mut HopRecord| {
+        if conntrack::read_tuple(ct, 0, &mut record.original).is_none()
+            || conntrack::read_tuple(ct, 1, &mut record.reply).is_none()
+            || !conntrack::translated(&record.original, &record.reply)
+        {
+            return false;
+        }
+        record.cookie = cookie;
+        record.key = *key;
+        record.conntrack = ct as u64;
+        record.netns = conntrack::netns(ct).unwrap_or(0);
+        record.zone = conntrack::zone(ct);
+        record.role = role as u8;
+        true
+    });
 }
 
 /// Publishes a change of an entry that no local socket sends through.
-#[inline(never)]
-fn forwarded(ct: Conntrack, state: u8) -> u32 {
-    let mut record = ForwardRecord {
-        header: Header::default(),
-        conntrack: ct as u64,
-        netns: 0,
-        zone: 0,
-        state,
-        accounted: 0,
-        original: Tuple::default(),
-        reply: Tuple::default(),
-        packets: [0; 2],
-        bytes: [0; 2],
-    };
-    if conntrack::read_tuple(ct, 0, &mut record.original).is_none()
-        || conntrack::read_tuple(ct, 1, &mut record.reply).is_none()
-    {
-        return 0;
-    }
-    record.netns = conntrack::netns(ct).unwrap_or(0);
-    record.zone = conntrack::zone(ct);
-    if let Some((packets, bytes)) = conntrack::accounting(ct) {
-        record.accounted = 1;
-        record.packets = packets;
-        record.bytes = bytes;
-    }
-    emit::publish(Kind::Forward, &mut record, emit::now());
-    1
+#[inline(always)]
+fn forwarded(ct: Conntrack, state: u8) {
+    emit::publish_in_place(Kind::Forward, clock::now(), |record: &mut ForwardRecord| {
+        if conntrack::read_tuple(ct, 0, &mut record.original).is_none()
+            || conntrack::read_tuple(ct, 1, &mut record.reply).is_none()
+        {
+            return false;
+        }
+        record.conntrack = ct as u64;
+        record.netns = conntrack::netns(ct).unwrap_or(0);
+        record.zone = conntrack::zone(ct);
+        record.state = state;
+        if conntrack::read_accounting(ct, &mut record.packets, &mut record.bytes).is_some() {
+            record.accounted = 1;
+        }
+        true
+    });
 }

@@ -60,8 +60,12 @@ pub unsafe fn moved(sk: Sock, ret: i32, direction: Direction) {
     if ret < 0 {
         return;
     }
+    let mut key = FlowKey::default();
     // SAFETY: by contract.
-    let (cookie, mut key) = unsafe { (sock::cookie(sk), sock::key(sk)) };
+    let cookie = unsafe {
+        sock::read_key(sk, &mut key);
+        sock::cookie(sk)
+    };
     if key.remote_port == 0 {
         // SAFETY: by contract.
         if let Some(peer) = unsafe { peer_of(sk, 0) }
@@ -101,8 +105,7 @@ pub unsafe fn moved(sk: Sock, ret: i32, direction: Direction) {
 }
 
 /// Publishes a new flow, then enters it: an entry whose record was lost would never be read. False: not followed.
-/// A call of its own: the record fills a third of the stack.
-#[inline(never)]
+#[inline(always)]
 fn begin(udp: &UdpKey, key: &FlowKey, direction: Direction, now: u64) -> bool {
     let (role, service_port) = match direction {
         Direction::Sent => (Role::Client, key.remote_port),
@@ -113,16 +116,14 @@ fn begin(udp: &UdpKey, key: &FlowKey, direction: Direction, now: u64) -> bool {
         count::one(SUPPRESSED_DATAGRAMS);
         return false;
     }
-    let mut record = UdpRecord {
-        header: Header::default(),
-        udp: *udp,
-        key: *key,
-        process: Process::default(),
-        role: role as u8,
-        reserved: [0; 7],
-    };
-    task::fill(&mut record.process);
-    if !emit::publish(Kind::Udp, &mut record, now) {
+    let published = emit::publish_in_place(Kind::Udp, now, |record: &mut UdpRecord| {
+        record.udp = *udp;
+        record.key = *key;
+        record.role = role as u8;
+        task::fill(&mut record.process);
+        true
+    });
+    if !published {
         return false;
     }
     let counters = UdpCounters {

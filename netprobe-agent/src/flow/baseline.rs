@@ -2,17 +2,19 @@
 
 use std::{
     collections::HashSet,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use netprobe_common::{FlowRecord, Role};
+use netprobe_common::{FlowRecord, ForwardRecord, Header, Role};
 
 use super::{
-    address,
+    address::{self, outgoing},
     live::{Live, Totals},
     owners::inode_owners,
     process::ProcessCache,
     sockets::{self, Query, SocketInfo},
+    translations::{self, Translations},
 };
 use crate::{event::Flags, kernel::netns};
 
@@ -30,12 +32,28 @@ pub struct Survey {
     pub notices: Vec<String>,
     /// `CLOCK_MONOTONIC` before the first list was asked for.
     pub since_ns: u64,
+    /// conntrack's tables.
+    pub translations: Translations,
+    /// How long it all took.
+    pub took: Duration,
     listeners: HashSet<(u64, u16)>,
 }
 
+/// What a survey is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The connections older than the agent.
+    Baseline,
+    /// Which connections are gone.
+    Reconcile,
+    /// Translation of flows that have none yet: conntrack's tables only.
+    Translate,
+}
+
 impl Survey {
-    /// Lists all TCP connections of all namespaces. With `listeners`, listening ports too.
-    pub fn take(listeners: bool) -> Survey {
+    /// Lists what `purpose` needs of all namespaces.
+    pub fn take(purpose: Purpose) -> Survey {
+        let begun = Instant::now();
         let mut survey = Survey {
             since_ns: super::clock::monotonic_ns(),
             ..Survey::default()
@@ -55,6 +73,12 @@ impl Survey {
                 namespaces.denied
             ));
         }
+        survey.translations = Translations::take(&namespaces.found);
+        survey.notices.append(&mut survey.translations.notices);
+        if purpose == Purpose::Translate {
+            survey.took = begun.elapsed();
+            return survey;
+        }
         for namespace in &namespaces.found {
             match sockets::dump(namespace, Query::TcpConnections) {
                 Ok(mut found) => {
@@ -66,13 +90,43 @@ impl Survey {
                     namespace.inode
                 )),
             }
-            if listeners && let Ok(found) = sockets::dump(namespace, Query::TcpListeners) {
+            if purpose == Purpose::Baseline
+                && let Ok(found) = sockets::dump(namespace, Query::TcpListeners) {
                 survey
                     .listeners
                     .extend(found.iter().map(|socket| (socket.netns, socket.local.port())));
             }
         }
+        survey.took = begun.elapsed();
         survey
+    }
+
+    /// Established forwarded connections: entries of a namespace that has no socket of them.
+    pub fn forwarded(&self) -> Vec<ForwardRecord> {
+        const ESTABLISHED: u8 = 3;
+        let sockets: HashSet<(u64, SocketAddr, SocketAddr)> =
+            self.sockets.iter().map(|socket| (socket.netns, socket.local, socket.remote)).collect();
+        self.translations
+            .entries
+            .iter()
+            .filter(|listed| {
+                let (netns, entry) = (u64::from(listed.netns), &listed.entry);
+                entry.proto == translations::TCP
+                    && entry.tcp_state == Some(ESTABLISHED)
+                    && self.listed.contains(&netns)
+                    && !sockets.contains(&(netns, entry.orig.src, entry.orig.dst))
+                    && !sockets.contains(&(netns, entry.reply.src, entry.reply.dst))
+            })
+            .map(|listed| ForwardRecord {
+                header: Header { ts_ns: self.since_ns, ..Header::default() },
+                netns: listed.netns,
+                zone: listed.entry.zone,
+                state: ESTABLISHED,
+                original: listed.original,
+                reply: listed.reply,
+                ..ForwardRecord::default()
+            })
+            .collect()
     }
 
     /// Cookies of all connections.
@@ -104,6 +158,10 @@ impl Survey {
             .iter()
             .map(|socket| {
                 let mut live = self.older(socket);
+                let path = self.translations.resolve(translations::TCP, &outgoing(&live.key), live.role);
+                if path.ambiguous || !path.hops.is_empty() {
+                    live.path = Some(Box::new(path));
+                }
                 live.process = owners
                     .by_inode
                     .get(&u64::from(socket.inode))

@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use netprobe_common::{ForwardRecord, HopRecord, Role};
+use netprobe_common::{ForwardRecord, HopRecord, Role, Tuple};
 
 use super::{
     address::ip,
+    conntrack::Entry,
     events::Maker,
     nat::{self, Path},
 };
@@ -17,8 +18,8 @@ const CLOSE: u8 = 8;
 /// Packets after the end (a repeated FIN) meet the entry for so long.
 const LINGER_NS: u64 = 10_000_000_000;
 
-/// Identity while the entry lives: its namespace and address.
-pub type Id = (u32, u64);
+/// Identity while the entry lives: namespace, zone, original direction.
+pub type Id = (u32, u16, Tuple);
 
 /// A forwarded connection.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,17 @@ pub struct Forwarded {
     /// Whether `open` was told.
     pub opened: bool,
     partial: bool,
+}
+
+impl Forwarded {
+    /// Takes over the counters of its entry; they are not there while accounting is off.
+    pub fn count(&mut self, entry: &Entry) {
+        if let (Some(original), Some(reply)) = (entry.orig_count, entry.reply_count) {
+            self.last.accounted = 1;
+            self.last.packets = [original.packets, reply.packets];
+            self.last.bytes = [original.bytes, reply.bytes];
+        }
+    }
 }
 
 /// What a record made of the table.
@@ -66,21 +78,19 @@ impl Forwards {
 
     /// Takes a record. An ended connection stays until [`Forwards::remove`].
     pub fn add(&mut self, record: &ForwardRecord) -> Change {
-        let id = (record.netns, record.conntrack);
+        let id = (record.netns, record.zone, record.original);
         if record.state == SYN_SENT {
-            if let Some(live) = self.live.get_mut(&id) {
-                if live.begin.original == record.original {
-                    return Change::Nothing; // the SYN again
+            return match self.live.get(&id) {
+                Some(live) if live.begin.conntrack == record.conntrack => Change::Nothing, // the SYN again
+                // Another entry for the same addresses: the end of the old connection was not seen.
+                Some(_) => Change::Ended(id),
+                None => {
+                    self.ended.remove(&id);
+                    self.begin(id, record, false)
                 }
-                // The entry's memory is another connection's now, the end of the old one was not seen.
-                return Change::Ended(id);
-            }
-            self.ended.remove(&id);
-            return self.begin(id, record, false);
+            };
         }
-        if let Some(live) = self.live.get_mut(&id)
-            && live.begin.original == record.original
-        {
+        if let Some(live) = self.live.get_mut(&id) {
             live.last = *record;
             return Change::Ended(id);
         }
@@ -92,6 +102,15 @@ impl Forwards {
             Change::Begun(id) => Change::Ended(id),
             other => other,
         }
+    }
+
+    /// Adds a connection found in a list: older than the agent.
+    pub fn add_older(&mut self, record: &ForwardRecord) -> Change {
+        let id = (record.netns, record.zone, record.original);
+        if self.live.contains_key(&id) || self.ended.contains_key(&id) {
+            return Change::Nothing;
+        }
+        self.begin(id, record, true)
     }
 
     fn begin(&mut self, id: Id, record: &ForwardRecord, partial: bool) -> Change {
@@ -139,6 +158,11 @@ impl Forwards {
     /// All live ones.
     pub fn iter(&self) -> impl Iterator<Item = (&Id, &Forwarded)> {
         self.live.iter()
+    }
+
+    /// All live ones, to change.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Id, &mut Forwarded)> {
+        self.live.iter_mut()
     }
 
     /// How many live.

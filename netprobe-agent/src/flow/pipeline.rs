@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    baseline::Survey,
+    baseline::{Purpose, Survey},
     clock::{WallClock, monotonic_ns},
     forward,
     state::State,
@@ -53,7 +53,8 @@ pub struct Pipeline {
     /// Settings.
     pub config: Arc<Config>,
     told: Vec<LossReport>,
-    survey: Option<std_mpsc::Receiver<Survey>>,
+    survey: Option<std_mpsc::Receiver<(Purpose, Survey)>>,
+    next_translate: Instant,
 }
 
 impl Pipeline {
@@ -77,13 +78,18 @@ impl Pipeline {
             config,
             told: Vec::new(),
             survey: None,
+            next_translate: Instant::now(),
         }
     }
 
     /// Takes the connections that are older than the agent. The programs are attached already, so every socket is in
     /// this list or in the ring.
     pub fn baseline(&mut self) {
-        let (older, notices) = Survey::take(true).into_live(&self.state.processes);
+        let survey = Survey::take(Purpose::Baseline);
+        for record in survey.forwarded() {
+            self.state.older_forward(&record);
+        }
+        let (older, notices) = survey.into_live(&self.state.processes);
         tracing::info!(
             connections = older.len(),
             "took over connections older than the agent"
@@ -118,9 +124,12 @@ impl Pipeline {
             }
             if last_reconcile.elapsed() >= reconcile_every {
                 last_reconcile = Instant::now();
-                self.start_survey();
+                self.start_survey(Purpose::Reconcile);
             }
             self.finish_survey();
+            if Instant::now() >= self.next_translate && self.state.wants_translations() {
+                self.start_survey(Purpose::Translate);
+            }
         }
         self.shutdown();
     }
@@ -185,19 +194,17 @@ impl Pipeline {
         self.told = losses;
     }
 
-    fn start_survey(&mut self) {
+    fn start_survey(&mut self, purpose: Purpose) {
         if self.survey.is_some() {
             return;
         }
         let (send, receive) = std_mpsc::channel();
-        // Lists of many sockets take long: not in this thread. It ends by itself, its result may find nobody.
-        let spawned = std::thread::Builder::new()
-            .name("survey".to_owned())
-            .spawn(move || {
-                if send.send(Survey::take(false)).is_err() {
-                    tracing::debug!("the agent ended before a list of sockets was done");
-                }
-            });
+        // Long lists take long: not in this thread. It ends by itself, its result may find nobody.
+        let spawned = std::thread::Builder::new().name("survey".to_owned()).spawn(move || {
+            if send.send((purpose, Survey::take(purpose))).is_err() {
+                tracing::debug!("the agent ended before a list of sockets was done");
+            }
+        });
         match spawned {
             Ok(_) => self.survey = Some(receive),
             Err(error) => tracing::error!("no thread to list sockets: {error}"),
@@ -207,10 +214,15 @@ impl Pipeline {
     fn finish_survey(&mut self) {
         let Some(receive) = &self.survey else { return };
         match receive.try_recv() {
-            Ok(survey) => {
+            Ok((purpose, survey)) => {
                 self.survey = None;
-                self.state
-                    .reconcile(&survey.cookies(), &survey.listed, survey.since_ns);
+                // A list of a million entries may take seconds: at most a twentieth of the time goes into lists.
+                self.next_translate = Instant::now() + (survey.took * 20).max(Duration::from_secs(1));
+                self.state.translate_from(&survey.translations);
+                if purpose == Purpose::Reconcile {
+                    self.state.reconcile(&survey.cookies(), &survey.listed, survey.since_ns);
+                    self.state.reconcile_forwards(&survey.translations, survey.since_ns);
+                }
             }
             Err(std_mpsc::TryRecvError::Empty) => {}
             Err(std_mpsc::TryRecvError::Disconnected) => self.survey = None,
@@ -233,7 +245,7 @@ impl Pipeline {
 
     /// Live flows in the order of a number that stays theirs.
     fn page(&self, after: Option<u64>, limit: usize) -> FlowPage {
-        let forward_page = |id: &forward::Id| FORWARD_PAGE | (id.1 & !FORWARD_PAGE);
+        let forward_page = |id: &forward::Id| FORWARD_PAGE | number_of(id);
         let numbers = self
             .state
             .table
@@ -307,6 +319,14 @@ impl Pipeline {
             Err(error) => tracing::error!("the ledger cannot be written: {error}"),
         }
     }
+}
+
+/// A number for a forwarded connection, the same as long as it lives.
+fn number_of(id: &forward::Id) -> u64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish() & !FORWARD_PAGE
 }
 
 const fn listed(opened: bool) -> FlowState {

@@ -13,7 +13,7 @@ use netprobe_common::{
 };
 
 use super::{
-    address::ip,
+    address::{ip, outgoing},
     ending::Ending,
     events::Maker,
     forward::{self, Change, Forwards},
@@ -21,6 +21,7 @@ use super::{
     nat::NatTable,
     process::{Identity, ProcessCache},
     timers::{Due, Timers},
+    translations::{self, Translations},
     udp::{self, Look, UdpLive, UdpMap, UdpTable},
 };
 use crate::{
@@ -31,6 +32,8 @@ use crate::{
     metrics::{FlowDelta, Metrics},
 };
 
+/// Name of the last method of the NAT fact.
+const CTNETLINK: &str = "ctnetlink";
 /// Accepts that wait for the record of their connection at most.
 const MAX_PENDING_ACCEPTS: usize = 16_384;
 
@@ -419,6 +422,64 @@ impl State {
             };
             let event = self.maker.ended(&live, ending, since_ns);
             self.fanout.emit(event);
+        }
+    }
+
+    /// Adds a forwarded connection older than the agent.
+    pub fn older_forward(&mut self, record: &ForwardRecord) {
+        match self.forwards.add_older(record) {
+            Change::Begun(id) => {
+                let at = record.header.ts_ns + self.config.open_after.0.as_nanos() as u64;
+                self.timers.set(at, Due::Forward(id));
+            }
+            Change::Full => self.counters.forwards_full += 1,
+            Change::Ended(_) | Change::Nothing => {}
+        }
+    }
+
+    /// Whether flows wait for a list of conntrack's tables: UDP always does, TCP where nothing better serves.
+    pub fn wants_translations(&self) -> bool {
+        self.udp.live.values().any(|live| live.path.is_none())
+            || (self.maker.nat_method == Some(CTNETLINK) && !self.table.is_empty())
+    }
+
+    /// Translates what waits from conntrack's tables.
+    pub fn translate_from(&mut self, translations: &Translations) {
+        for live in self.udp.live.values_mut().filter(|live| live.path.is_none()) {
+            live.path = Some(udp::translate(live, translations));
+        }
+        if self.maker.nat_method == Some(CTNETLINK) {
+            for live in self.table.values_mut().filter(|live| live.path.is_none()) {
+                let path = translations.resolve(translations::TCP, &outgoing(&live.key), live.role);
+                if path.ambiguous || !path.hops.is_empty() {
+                    live.path = Some(Box::new(path));
+                }
+            }
+        }
+    }
+
+    /// Ends forwarded connections whose entry is gone, and takes over the counters of the others.
+    pub fn reconcile_forwards(&mut self, translations: &Translations, since_ns: u64) {
+        let mut entries = HashMap::new();
+        for listed in translations.entries.iter().filter(|listed| listed.entry.proto == translations::TCP) {
+            entries.insert((listed.netns, listed.entry.zone, listed.original), &listed.entry);
+        }
+        let mut gone = Vec::new();
+        for (id, flow) in self.forwards.iter_mut() {
+            match entries.get(id) {
+                Some(entry) => flow.count(entry),
+                None if translations.listed.contains(&id.0) && flow.last.header.ts_ns < since_ns => {
+                    gone.push(*id);
+                }
+                None => {}
+            }
+        }
+        for id in gone {
+            if let Some(flow) = self.forwards.remove(id, since_ns) {
+                let reason = Some(CloseReason::Vanished);
+                let event = forward::event(&self.maker, &flow, FlowState::Closed, reason, since_ns);
+                self.fanout.emit(event);
+            }
         }
     }
 

@@ -6,11 +6,12 @@ use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
 use netprobe_common::{Role, UdpCounters, UdpKey, UdpRecord};
 
 use super::{
-    address::ip,
+    address::{ip, outgoing},
     events::Maker,
     live::role,
     nat::{self, Path},
     process::Identity,
+    translations::{self, Translations},
 };
 use crate::event::{CloseReason, Event, Family, Flow, FlowRole, FlowState, Protocol, flow_severity};
 
@@ -226,4 +227,17 @@ fn place(event: &mut Event, _maker: &Maker, live: &UdpLive, path: &Path) {
     event.external_port = Some(external.1);
     event.actual_peer_ip = Some(ip(actual.0));
     event.actual_peer_port = Some(actual.1);
+}
+
+/// The translation of a flow, from conntrack's tables.
+pub fn translate(live: &UdpLive, translations: &Translations) -> Path {
+    let key = &live.record.key;
+    if key.remote_port == 0 {
+        return Path::default();
+    }
+    let role = role(live.record.role);
+    if ip(key.local_addr).is_unspecified() && role == Role::Client {
+        return translations.resolve_from_port(key.local_port, key.remote_addr, key.remote_port);
+    }
+    translations.resolve(translations::UDP, &outgoing(key), role)
 }

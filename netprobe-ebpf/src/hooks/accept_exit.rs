@@ -7,12 +7,14 @@ use aya_ebpf::{
     programs::{FExitContext, RetProbeContext},
 };
 use netprobe_common::{
-    ACCEPT_UNKNOWN, AcceptRecord, Header, KNOB_ACCEPT_RET_ARG, KNOB_OWN_TGID, Kind, Process,
+    ACCEPT_UNKNOWN, AcceptRecord, KNOB_ACCEPT_RET_ARG, KNOB_OWN_TGID, Kind,
 };
 
 use crate::{
     count, emit,
+    hooks::fexit_word,
     kernel::{
+        clock,
         sock::{self, Sock},
         task,
     },
@@ -22,12 +24,8 @@ use crate::{
 #[fexit(function = "inet_csk_accept")]
 fn accept_exit(ctx: FExitContext) -> i32 {
     // (sk, arg) since 6.10, (sk, flags, err, kern) before: the agent counts the arguments in BTF.
-    let sk: Sock = if knob(KNOB_ACCEPT_RET_ARG) == 2 {
-        ctx.arg(2)
-    } else {
-        ctx.arg(4)
-    };
-    accepted(sk);
+    let sk = if knob(KNOB_ACCEPT_RET_ARG) == 2 { fexit_word!(ctx, 16) } else { fexit_word!(ctx, 32) };
+    accepted(sk as Sock);
     0
 }
 
@@ -52,11 +50,9 @@ pub fn accepted(sk: Sock) {
         count::one(ACCEPT_UNKNOWN);
         return;
     }
-    let mut record = AcceptRecord {
-        header: Header::default(),
-        cookie,
-        process: Process::default(),
-    };
-    task::fill(&mut record.process);
-    emit::publish(Kind::Accept, &mut record, emit::now());
+    emit::publish_in_place(Kind::Accept, clock::now(), |record: &mut AcceptRecord| {
+        record.cookie = cookie;
+        task::fill(&mut record.process);
+        true
+    });
 }

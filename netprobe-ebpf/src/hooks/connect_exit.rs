@@ -7,15 +7,15 @@ use core::ffi::c_void;
 
 use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::fexit, programs::FExitContext};
 use netprobe_common::{
-    ConnectFailedRecord, FlowKey, Header, KNOB_OWN_TGID, Kind, Process, SK_PROTOCOL, SOCKET_SK,
+    ConnectFailedRecord, FlowKey, KNOB_OWN_TGID, Kind, SK_PROTOCOL, SOCKET_SK,
     SUPPRESSED_FILTER, SUPPRESSED_OWN,
 };
 
 use crate::{
     count, emit, filter,
     kernel::{
-        probe_at,
-        sock::{self, mapped},
+        clock, probe_at,
+        sock::{self, map},
         task,
     },
     maps::CONNECTING,
@@ -64,21 +64,14 @@ pub fn failed(sk: *const c_void, address: &Address, ret: i32) -> Option<()> {
         return None;
     }
     let family = u16::from_ne_bytes([address[0], address[1]]);
-    let remote_addr = match family {
-        AF_INET => mapped([address[4], address[5], address[6], address[7]]),
-        AF_INET6 => {
-            let mut v6 = [0; 16];
-            v6.copy_from_slice(&address[8..24]);
-            v6
-        }
+    let mut key = FlowKey::default();
+    sock::probe_key(sk, &mut key)?;
+    match family {
+        AF_INET => map(&mut key.remote_addr, u32::from_ne_bytes([address[4], address[5], address[6], address[7]])),
+        AF_INET6 => key.remote_addr.copy_from_slice(&address[8..24]),
         _ => return None,
-    };
-    let local = sock::probe_key(sk)?;
-    let key = FlowKey {
-        remote_addr,
-        remote_port: u16::from_be_bytes([address[2], address[3]]),
-        ..local
-    };
+    }
+    key.remote_port = u16::from_be_bytes([address[2], address[3]]);
     if u64::from(task::tgid()) == knob(KNOB_OWN_TGID) {
         count::one(SUPPRESSED_OWN);
         return None;
@@ -87,15 +80,13 @@ pub fn failed(sk: *const c_void, address: &Address, ret: i32) -> Option<()> {
         count::one(SUPPRESSED_FILTER);
         return None;
     }
-    let mut record = ConnectFailedRecord {
-        header: Header::default(),
-        cookie: sock::cookie_if_set(sk),
-        key,
-        process: Process::default(),
-        error: ret.unsigned_abs(),
-        reserved: 0,
-    };
-    task::fill(&mut record.process);
-    emit::publish(Kind::ConnectFailed, &mut record, emit::now());
+    let cookie = sock::cookie_if_set(sk);
+    emit::publish_in_place(Kind::ConnectFailed, clock::now(), |record: &mut ConnectFailedRecord| {
+        record.cookie = cookie;
+        record.key = key;
+        record.error = ret.unsigned_abs();
+        task::fill(&mut record.process);
+        true
+    });
     Some(())
 }

@@ -15,3 +15,23 @@ mod send_reset;
 mod set_state;
 mod sys_exit;
 mod udp_address;
+
+/// Loads the word at a byte offset of a program's context. The offset is part of the instruction: where it depends on
+/// the kernel, the compiler would otherwise choose between pointers first, and kernels before 6.13 or so refuse a changed
+/// context pointer.
+macro_rules! fexit_word {
+    ($ctx:expr, $offset:literal) => {{
+        let word: u64;
+        // SAFETY: arguments and return value of the traced function are words in the context; the verifier checks
+        // that this one exists.
+        unsafe {
+            core::arch::asm!(
+                concat!("{word} = *(u64 *)({ctx} + ", stringify!($offset), ")"),
+                word = out(reg) word,
+                ctx = in(reg) aya_ebpf::EbpfContext::as_ptr(&$ctx),
+            );
+        }
+        word
+    }};
+}
+pub(crate) use fexit_word;

@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 use netprobe_common::KNOB_RECV_RET_ARG;
 
-use crate::{conn, kernel::sock::Sock, values::knob};
+use crate::{conn, hooks::fexit_word, kernel::sock::Sock, values::knob};
 
 const MSG_PEEK: i32 = 2;
 
@@ -11,10 +11,10 @@ const MSG_PEEK: i32 = 2;
 fn receive_exit(ctx: FExitContext) -> i32 {
     let sk: Sock = ctx.arg(0);
     // (sk, msg, len, flags, addr_len); until 5.18 with `nonblock` before the flags.
-    let (flags, ret): (i32, i32) = if knob(KNOB_RECV_RET_ARG) == 5 {
-        (ctx.arg(3), ctx.arg(5))
+    let (flags, ret) = if knob(KNOB_RECV_RET_ARG) == 5 {
+        (fexit_word!(ctx, 24) as i32, fexit_word!(ctx, 40) as i32)
     } else {
-        (ctx.arg(4), ctx.arg(6))
+        (fexit_word!(ctx, 32) as i32, fexit_word!(ctx, 48) as i32)
     };
     // SAFETY: the function's first argument is a typed, non-null socket.
     unsafe { conn::received(sk, ret, flags & MSG_PEEK != 0) };

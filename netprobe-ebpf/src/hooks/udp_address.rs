@@ -7,7 +7,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
-use crate::{kernel::sock::mapped, udp};
+use crate::{kernel::sock::map, udp};
 
 const ALLOW: i32 = 1;
 
@@ -33,10 +33,11 @@ fn udp_recvmsg6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn v4(ctx: &SockAddrContext) -> i32 {
-    // SAFETY: the context is valid for the program's run; its socket is never null here.
+    let mut bytes = [0; 16];
+    // SAFETY: the context is valid for the program's run.
     unsafe {
-        let address = &*ctx.sock_addr;
-        remember(ctx, mapped(address.user_ip4.to_ne_bytes()), address.user_port);
+        map(&mut bytes, (*ctx.sock_addr).user_ip4);
+        remember(ctx, bytes, (*ctx.sock_addr).user_port);
     }
     ALLOW
 }
@@ -47,13 +48,10 @@ fn v6(ctx: &SockAddrContext) -> i32 {
     // SAFETY: as in `v4`; the four words are read one by one, as the verifier wants it.
     unsafe {
         let words = (&raw const (*ctx.sock_addr).user_ip6).cast::<u32>();
+        let out = bytes.as_mut_ptr().cast::<u32>();
         let mut i = 0;
         while i < 4 {
-            let word = core::ptr::read_volatile(words.add(i)).to_ne_bytes();
-            bytes[i * 4] = word[0];
-            bytes[i * 4 + 1] = word[1];
-            bytes[i * 4 + 2] = word[2];
-            bytes[i * 4 + 3] = word[3];
+            out.add(i).write_unaligned(core::ptr::read_volatile(words.add(i)));
             i += 1;
         }
         remember(ctx, bytes, (*ctx.sock_addr).user_port);

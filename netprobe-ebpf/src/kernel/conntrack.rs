@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use netprobe_common::*;
 
-use super::{probe, probe_at, sock::mapped};
+use super::{probe, probe_at, probe_into, sock::map};
 use crate::values::{has, offset};
 
 /// A `struct nf_conn *`.
@@ -41,11 +41,11 @@ fn tuple_at(ct: Conntrack, direction: usize) -> *const c_void {
 pub fn read_tuple(ct: Conntrack, direction: usize, out: &mut Tuple) -> Option<()> {
     let at = tuple_at(ct, direction);
     if probe_at::<u16>(at, TUPLE_L3NUM)? == AF_INET {
-        out.src = mapped(probe_at(at, TUPLE_SRC)?);
-        out.dst = mapped(probe_at(at, TUPLE_DST_U3)?);
+        map(&mut out.src, probe_at(at, TUPLE_SRC)?);
+        map(&mut out.dst, probe_at(at, TUPLE_DST_U3)?);
     } else {
-        out.src = probe_at(at, TUPLE_SRC)?;
-        out.dst = probe_at(at, TUPLE_DST_U3)?;
+        probe_into(at, TUPLE_SRC, &mut out.src)?;
+        probe_into(at, TUPLE_DST_U3, &mut out.dst)?;
     }
     out.src_port = u16::from_be(probe_at(at, TUPLE_SRC_U)?);
     out.dst_port = u16::from_be(probe_at(at, TUPLE_DST_U)?);
@@ -83,9 +83,9 @@ pub fn netns(ct: Conntrack) -> Option<u32> {
     probe_at(net, NET_INUM)
 }
 
-/// Packets and IP bytes of both directions; `None` when accounting is off or not readable.
+/// Reads packets and IP bytes of both directions; `None` when accounting is off or not readable.
 #[inline(always)]
-pub fn accounting(ct: Conntrack) -> Option<([u64; 2], [u64; 2])> {
+pub fn read_accounting(ct: Conntrack, packets: &mut [u64; 2], bytes: &mut [u64; 2]) -> Option<()> {
     if !has(CT_EXT) || !has(CT_EXT_ACCT) {
         return None;
     }
@@ -101,5 +101,7 @@ pub fn accounting(ct: Conntrack) -> Option<([u64; 2], [u64; 2])> {
     }
     // struct nf_conn_acct: two counters of { packets, bytes }.
     let acct: [u64; 4] = probe(ext.wrapping_byte_add(at as usize))?;
-    Some(([acct[0], acct[2]], [acct[1], acct[3]]))
+    *packets = [acct[0], acct[2]];
+    *bytes = [acct[1], acct[3]];
+    Some(())
 }

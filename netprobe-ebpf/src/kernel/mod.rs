@@ -45,3 +45,15 @@ pub fn probe<T: Copy>(address: *const c_void) -> Option<T> {
 pub fn probe_at<T: Copy>(base: *const c_void, index: usize) -> Option<T> {
     probe(base.wrapping_byte_add(offset(index)))
 }
+
+/// As [`probe_at`], into `out`: no copy through the stack.
+#[inline(always)]
+pub fn probe_into<T: Copy>(base: *const c_void, index: usize, out: &mut T) -> Option<()> {
+    let from = base.wrapping_byte_add(offset(index));
+    // SAFETY: the helper writes all of `out` or fails; any address is allowed.
+    if unsafe { bpf_probe_read_kernel(core::ptr::from_mut(out).cast(), size_of::<T>() as u32, from) } == 0 {
+        return Some(());
+    }
+    count::one(READ_FAULT);
+    None
+}

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use netprobe_common::*;
 
-use super::{load, probe, probe_at};
+use super::{load, probe, probe_at, probe_into};
 use crate::values::offset;
 
 /// A `struct sock *` whose type the verifier knows.
@@ -36,14 +36,6 @@ pub mod state {
 const AF_INET6: u16 = 10;
 /// Set by the kernel when the peer's FIN is processed, `enum sock_flags`.
 const SOCK_DONE: u64 = 1 << 1;
-
-/// The address in the 16-byte form of the wire format.
-#[inline(always)]
-pub fn mapped(v4: [u8; 4]) -> [u8; 16] {
-    [
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
-    ]
-}
 
 /// Protocol number.
 ///
@@ -114,26 +106,24 @@ pub unsafe fn fin_received(sk: Sock) -> bool {
     unsafe { load::<u64>(sk, SK_FLAGS) & SOCK_DONE != 0 }
 }
 
-/// Addresses, ports and namespace. Ports may be 0 early and late in the socket's life.
+/// Reads addresses, ports and namespace into `key`. Ports may be 0 early and late in the socket's life.
 ///
 /// # Safety
 /// See [`protocol`].
 #[inline(always)]
-pub unsafe fn key(sk: Sock) -> FlowKey {
+pub unsafe fn read_key(sk: Sock, key: &mut FlowKey) {
     // SAFETY: by contract.
     unsafe {
-        let (local_addr, remote_addr) = if load::<u16>(sk, SK_FAMILY) == AF_INET6 {
-            (load_v6(sk, SK_V6_RCV_SADDR), load_v6(sk, SK_V6_DADDR))
+        if load::<u16>(sk, SK_FAMILY) == AF_INET6 {
+            load_v6(sk, SK_V6_RCV_SADDR, &mut key.local_addr);
+            load_v6(sk, SK_V6_DADDR, &mut key.remote_addr);
         } else {
-            (mapped(load(sk, SK_RCV_SADDR)), mapped(load(sk, SK_DADDR)))
-        };
-        FlowKey {
-            local_addr,
-            remote_addr,
-            local_port: load(sk, SK_NUM),
-            remote_port: u16::from_be(load(sk, SK_DPORT)),
-            netns: netns(sk),
+            map(&mut key.local_addr, load(sk, SK_RCV_SADDR));
+            map(&mut key.remote_addr, load(sk, SK_DADDR));
         }
+        key.local_port = load(sk, SK_NUM);
+        key.remote_port = u16::from_be(load(sk, SK_DPORT));
+        key.netns = netns(sk);
     }
 }
 
@@ -142,40 +132,44 @@ pub unsafe fn key(sk: Sock) -> FlowKey {
 /// # Safety
 /// See [`protocol`].
 #[inline(always)]
-unsafe fn load_v6(sk: Sock, index: usize) -> [u8; 16] {
+unsafe fn load_v6(sk: Sock, index: usize, out: &mut [u8; 16]) {
     let at = sk.wrapping_byte_add(offset(index)).cast::<u32>();
-    let mut out = [0u8; 16];
+    let out = out.as_mut_ptr().cast::<u32>();
     let mut i = 0;
     while i < 4 {
-        // SAFETY: by contract, within the 16 bytes of the member.
-        let word = unsafe { core::ptr::read_volatile(at.add(i)) }.to_ne_bytes();
-        out[i * 4] = word[0];
-        out[i * 4 + 1] = word[1];
-        out[i * 4 + 2] = word[2];
-        out[i * 4 + 3] = word[3];
+        // SAFETY: by contract, within the 16 bytes of the member and of `out`.
+        unsafe { out.add(i).write_unaligned(core::ptr::read_volatile(at.add(i))) };
         i += 1;
     }
-    out
 }
 
-/// As [`key`], for a pointer the verifier does not know. `request` sockets hold their ports in other members.
+/// Writes an IPv4 address, as it lies in the kernel, in the form of the wire format.
 #[inline(always)]
-pub fn probe_key(sk: Sock) -> Option<FlowKey> {
-    let family: u16 = probe_at(sk, SK_FAMILY)?;
-    let (local_addr, remote_addr) = if family == AF_INET6 {
-        (probe_at(sk, SK_V6_RCV_SADDR)?, probe_at(sk, SK_V6_DADDR)?)
+pub fn map(out: &mut [u8; 16], address: u32) {
+    const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+    let words = out.as_mut_ptr().cast::<u32>();
+    // SAFETY: four words are the 16 bytes of `out`.
+    unsafe {
+        words.write_unaligned(0);
+        words.add(1).write_unaligned(0);
+        words.add(2).write_unaligned(MAPPED);
+        words.add(3).write_unaligned(address);
+    }
+}
+
+/// As [`read_key`], for a pointer the verifier does not know, request sockets among them.
+#[inline(always)]
+pub fn probe_key(sk: Sock, key: &mut FlowKey) -> Option<()> {
+    if probe_at::<u16>(sk, SK_FAMILY)? == AF_INET6 {
+        probe_into(sk, SK_V6_RCV_SADDR, &mut key.local_addr)?;
+        probe_into(sk, SK_V6_DADDR, &mut key.remote_addr)?;
     } else {
-        (
-            mapped(probe_at(sk, SK_RCV_SADDR)?),
-            mapped(probe_at(sk, SK_DADDR)?),
-        )
-    };
+        map(&mut key.local_addr, probe_at(sk, SK_RCV_SADDR)?);
+        map(&mut key.remote_addr, probe_at(sk, SK_DADDR)?);
+    }
     let net: *const c_void = probe_at(sk, SK_NET)?;
-    Some(FlowKey {
-        local_addr,
-        remote_addr,
-        local_port: probe_at(sk, SK_NUM)?,
-        remote_port: u16::from_be(probe_at(sk, SK_DPORT)?),
-        netns: probe(net.wrapping_byte_add(offset(NET_INUM)))?,
-    })
+    key.local_port = probe_at(sk, SK_NUM)?;
+    key.remote_port = u16::from_be(probe_at(sk, SK_DPORT)?);
+    key.netns = probe(net.wrapping_byte_add(offset(NET_INUM)))?;
+    Some(())
 }

@@ -8,39 +8,49 @@ use netprobe_common::*;
 use super::{load, sock::Sock};
 use crate::values::has;
 
-/// Reads the counters of `sk`; `None` when it is not a full TCP socket.
+/// Reads the counters of `sk` into `out`; nothing when it is not a full TCP socket.
 ///
 /// # Safety
 /// `sk` is a typed, non-null socket pointer.
 #[inline(always)]
-pub unsafe fn counters(sk: Sock) -> Option<TcpCounters> {
+pub unsafe fn read_counters(sk: Sock, out: &mut TcpCounters) {
     // SAFETY: by contract; the helper checks the socket's kind and gives a typed pointer or null.
     unsafe {
         let tp: *const c_void = bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast();
         if tp.is_null() {
-            return None;
+            return;
         }
-        Some(TcpCounters {
-            bytes_sent: load(tp, TP_BYTES_SENT),
-            bytes_acked: load(tp, TP_BYTES_ACKED),
-            bytes_received: load(tp, TP_BYTES_RECEIVED),
-            bytes_retrans: load(tp, TP_BYTES_RETRANS),
-            segs_out: load(tp, TP_SEGS_OUT),
-            segs_in: load(tp, TP_SEGS_IN),
-            retransmits: load(tp, TP_TOTAL_RETRANS),
-            srtt_us: load(tp, TP_SRTT_US),
-            mdev_us: load(tp, TP_MDEV_US),
-            unread: load::<u32>(tp, TP_RCV_NXT).wrapping_sub(load(tp, TP_COPIED_SEQ)),
-            unacked: load::<u32>(tp, TP_WRITE_SEQ).wrapping_sub(load(tp, TP_SND_UNA)),
-            reserved: 0,
-        })
+        out.bytes_sent = load(tp, TP_BYTES_SENT);
+        out.bytes_acked = load(tp, TP_BYTES_ACKED);
+        out.bytes_received = load(tp, TP_BYTES_RECEIVED);
+        out.bytes_retrans = load(tp, TP_BYTES_RETRANS);
+        out.segs_out = load(tp, TP_SEGS_OUT);
+        out.segs_in = load(tp, TP_SEGS_IN);
+        out.retransmits = load(tp, TP_TOTAL_RETRANS);
+        out.srtt_us = load(tp, TP_SRTT_US);
+        out.mdev_us = load(tp, TP_MDEV_US);
+        out.unread = load::<u32>(tp, TP_RCV_NXT).wrapping_sub(load(tp, TP_COPIED_SEQ));
+        out.unacked = load::<u32>(tp, TP_WRITE_SEQ).wrapping_sub(load(tp, TP_SND_UNA));
+    }
+}
+
+/// Bytes received and not read now, +1 for a FIN not read.
+///
+/// # Safety
+/// As [`read_counters`].
+#[inline(always)]
+pub unsafe fn unread(sk: Sock) -> u32 {
+    // SAFETY: by contract.
+    unsafe {
+        let tp: *const c_void = bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast();
+        if tp.is_null() { 0 } else { load::<u32>(tp, TP_RCV_NXT).wrapping_sub(load(tp, TP_COPIED_SEQ)) }
     }
 }
 
 /// Whether an upper layer (kTLS, …) sits on the socket: its bytes are not the application's.
 ///
 /// # Safety
-/// As [`counters`].
+/// As [`read_counters`].
 #[inline(always)]
 pub unsafe fn has_upper_layer(sk: Sock) -> bool {
     if !has(ICSK_ULP_OPS) {
@@ -66,7 +76,7 @@ pub fn payload(record: &FlowRecord) -> (u64, u64) {
 /// Whether the socket is a subflow of a multipath connection.
 ///
 /// # Safety
-/// As [`counters`].
+/// As [`read_counters`].
 #[inline(always)]
 pub unsafe fn is_multipath(sk: Sock) -> bool {
     // SAFETY: by contract.
@@ -79,7 +89,7 @@ pub unsafe fn is_multipath(sk: Sock) -> bool {
 /// Local port as kept after CLOSE, when the port proper may be 0 already.
 ///
 /// # Safety
-/// As [`counters`].
+/// As [`read_counters`].
 #[inline(always)]
 pub unsafe fn source_port(sk: Sock) -> u16 {
     // SAFETY: by contract.
