@@ -107,9 +107,9 @@ impl Need {
     }
 }
 
-/// Whether this is the small virtual machine of the kernel tests.
+/// Whether this is the small virtual machine of the kernel tests: its runner says so.
 fn in_vm() -> bool {
-    std::fs::read_to_string("/proc/cmdline").is_ok_and(|text| text.contains("netprobe"))
+    std::env::var_os("NETPROBE_VM").is_some()
 }
 
 fn emulated() -> bool {

@@ -58,15 +58,12 @@ fn read_programs(probe: &Value) -> Result<Vec<(String, u64, u64)>> {
         .context("the report has no programs")?;
     list.iter()
         .map(|p| {
-            let number = |key: &str| {
-                p[key]
-                    .as_u64()
-                    .with_context(|| format!("program without {key}: {p}"))
-            };
+            // A program that has not run has no statistics.
+            let number = |key: &str| p[key].as_u64().unwrap_or(0);
             Ok((
                 p["name"].as_str().context("program without name")?.to_owned(),
-                number("runs")?,
-                number("run_ns")?,
+                number("runs"),
+                number("run_ns"),
             ))
         })
         .collect()
@@ -83,6 +80,10 @@ fn programs(options: &Options, cost: &mut Cost) -> Result<()> {
     let made = load::run(&workload::plan(options.connections / 4, 3), 1)?.len();
     agent.ledger_at_rest(Duration::from_secs(60))?;
     let after = read_programs(&agent.probe()?)?;
+    ensure!(
+        after.iter().any(|program| program.1 > 0),
+        "no program has statistics: {after:?}"
+    );
     let ns = |list: &[(String, u64, u64)]| list.iter().map(|p| p.2).sum::<u64>();
     cost.bpf_ns_per_connection = (ns(&after) - ns(&before)) as f64 / made as f64;
     for workload in Workload::ALL {
