@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod facts;
+pub mod filters;
 pub mod load;
 pub mod netlink;
 pub mod netns;

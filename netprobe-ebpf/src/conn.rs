@@ -245,6 +245,10 @@ pub unsafe fn adopt<'a>(sk: Sock) -> Option<&'a mut Conn> {
         {
             conn.record.flags |= flow_flags::EXCLUDED;
         }
+        if filter::excluded_older(key) {
+            conn.record.flags |= flow_flags::EXCLUDED;
+            count::one(SUPPRESSED_FILTER);
+        }
         Some(conn)
     }
 }

@@ -111,7 +111,13 @@ fn write<R: Record>(kind: Kind, record: &mut R, now: u64) -> bool {
 
 #[inline(always)]
 fn header<R>(kind: Kind, now: u64) -> Header {
-    Header { version: WIRE_VERSION, kind: kind as u8, len: size_of::<R>() as u16, reserved: 0, ts_ns: now }
+    Header {
+        version: WIRE_VERSION,
+        kind: kind as u8,
+        len: size_of::<R>() as u16,
+        reserved: 0,
+        ts_ns: now,
+    }
 }
 
 /// The reader sleeps on a timer; it is woken early only when the ring fills up.

@@ -31,3 +31,14 @@ pub fn excluded(key: &FlowKey, service_port: u16) -> bool {
     }
     false
 }
+
+/// The same for a connection older than the programs, of which the serving side is not known: either port counts.
+#[inline(always)]
+pub fn excluded_older(key: &FlowKey) -> bool {
+    let (local, remote) = (excluded(key, key.local_port), excluded(key, key.remote_port));
+    if knob(KNOB_PORT_FILTER) == ONLY {
+        local && remote
+    } else {
+        local || remote
+    }
+}

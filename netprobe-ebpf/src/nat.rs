@@ -120,7 +120,9 @@ unsafe fn leaves(skb: Packet, owner: *const c_void, role: Role) {
     if packet::on_loopback(skb) {
         return;
     }
-    let Some(sequence) = packet::sequence(skb) else { return };
+    let Some(sequence) = packet::sequence(skb) else {
+        return;
+    };
     handshake.sequence = sequence;
     handshake.conntrack = ct as u64;
     if HANDSHAKES.insert(&(skb as u64), &handshake, 0).is_err() {

@@ -91,7 +91,8 @@ impl Survey {
                 )),
             }
             if purpose == Purpose::Baseline
-                && let Ok(found) = sockets::dump(namespace, Query::TcpListeners) {
+                && let Ok(found) = sockets::dump(namespace, Query::TcpListeners)
+            {
                 survey
                     .listeners
                     .extend(found.iter().map(|socket| (socket.netns, socket.local.port())));
@@ -104,8 +105,11 @@ impl Survey {
     /// Established forwarded connections: entries of a namespace that has no socket of them.
     pub fn forwarded(&self) -> Vec<ForwardRecord> {
         const ESTABLISHED: u8 = 3;
-        let sockets: HashSet<(u64, SocketAddr, SocketAddr)> =
-            self.sockets.iter().map(|socket| (socket.netns, socket.local, socket.remote)).collect();
+        let sockets: HashSet<(u64, SocketAddr, SocketAddr)> = self
+            .sockets
+            .iter()
+            .map(|socket| (socket.netns, socket.local, socket.remote))
+            .collect();
         self.translations
             .entries
             .iter()
@@ -118,7 +122,10 @@ impl Survey {
                     && !sockets.contains(&(netns, entry.reply.src, entry.reply.dst))
             })
             .map(|listed| ForwardRecord {
-                header: Header { ts_ns: self.since_ns, ..Header::default() },
+                header: Header {
+                    ts_ns: self.since_ns,
+                    ..Header::default()
+                },
                 netns: listed.netns,
                 zone: listed.entry.zone,
                 state: ESTABLISHED,
@@ -158,7 +165,9 @@ impl Survey {
             .iter()
             .map(|socket| {
                 let mut live = self.older(socket);
-                let path = self.translations.resolve(translations::TCP, &outgoing(&live.key), live.role);
+                let path = self
+                    .translations
+                    .resolve(translations::TCP, &outgoing(&live.key), live.role);
                 if path.ambiguous || !path.hops.is_empty() {
                     live.path = Some(Box::new(path));
                 }

@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     event::{Agent, AgentAction, Event, FlowState, Gap, GapScope, Severity},
     flow::report::Reporter,
-    kernel::load::Probe,
+    kernel::{filters, load::Probe},
     probe_report::LossReport,
     query::{FlowPage, Query},
     ring::Ring,
@@ -89,7 +89,8 @@ impl Pipeline {
         for record in survey.forwarded() {
             self.state.older_forward(&record);
         }
-        let (older, notices) = survey.into_live(&self.state.processes);
+        let (mut older, notices) = survey.into_live(&self.state.processes);
+        older.retain(|live| !filters::excludes_older(&self.config.probe, &live.key));
         tracing::info!(
             connections = older.len(),
             "took over connections older than the agent"
@@ -200,11 +201,13 @@ impl Pipeline {
         }
         let (send, receive) = std_mpsc::channel();
         // Long lists take long: not in this thread. It ends by itself, its result may find nobody.
-        let spawned = std::thread::Builder::new().name("survey".to_owned()).spawn(move || {
-            if send.send((purpose, Survey::take(purpose))).is_err() {
-                tracing::debug!("the agent ended before a list of sockets was done");
-            }
-        });
+        let spawned = std::thread::Builder::new()
+            .name("survey".to_owned())
+            .spawn(move || {
+                if send.send((purpose, Survey::take(purpose))).is_err() {
+                    tracing::debug!("the agent ended before a list of sockets was done");
+                }
+            });
         match spawned {
             Ok(_) => self.survey = Some(receive),
             Err(error) => tracing::error!("no thread to list sockets: {error}"),
@@ -220,8 +223,10 @@ impl Pipeline {
                 self.next_translate = Instant::now() + (survey.took * 20).max(Duration::from_secs(1));
                 self.state.translate_from(&survey.translations);
                 if purpose == Purpose::Reconcile {
-                    self.state.reconcile(&survey.cookies(), &survey.listed, survey.since_ns);
-                    self.state.reconcile_forwards(&survey.translations, survey.since_ns);
+                    self.state
+                        .reconcile(&survey.cookies(), &survey.listed, survey.since_ns);
+                    self.state
+                        .reconcile_forwards(&survey.translations, survey.since_ns);
                 }
             }
             Err(std_mpsc::TryRecvError::Empty) => {}

@@ -461,7 +461,11 @@ impl State {
     /// Ends forwarded connections whose entry is gone, and takes over the counters of the others.
     pub fn reconcile_forwards(&mut self, translations: &Translations, since_ns: u64) {
         let mut entries = HashMap::new();
-        for listed in translations.entries.iter().filter(|listed| listed.entry.proto == translations::TCP) {
+        for listed in translations
+            .entries
+            .iter()
+            .filter(|listed| listed.entry.proto == translations::TCP)
+        {
             entries.insert((listed.netns, listed.entry.zone, listed.original), &listed.entry);
         }
         let mut gone = Vec::new();

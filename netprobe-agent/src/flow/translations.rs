@@ -80,19 +80,34 @@ impl Translations {
         let (original, reply) = (tuple(&entry.orig), tuple(&entry.reply));
         let index = self.entries.len();
         if entry.translated() {
-            self.by_original.entry((entry.proto, original)).or_default().push(index);
+            self.by_original
+                .entry((entry.proto, original))
+                .or_default()
+                .push(index);
             self.by_reply.entry((entry.proto, reply)).or_default().push(index);
         }
-        self.entries.push(Listed { netns, entry, original, reply });
+        self.entries.push(Listed {
+            netns,
+            entry,
+            original,
+            reply,
+        });
     }
 
     /// The path of a connection whose socket sends `outgoing`.
     pub fn resolve(&self, protocol: u8, outgoing: &Tuple, role: Role) -> Path {
-        let mut path = Path { by_address: true, ..Path::default() };
+        let mut path = Path {
+            by_address: true,
+            ..Path::default()
+        };
         let mut wanted = *outgoing;
         let mut visited = HashSet::new();
         while path.hops.len() < MAX_HOPS {
-            let index = if role == Role::Server { &self.by_reply } else { &self.by_original };
+            let index = if role == Role::Server {
+                &self.by_reply
+            } else {
+                &self.by_original
+            };
             let known = index.get(&(protocol, wanted)).map_or(&[][..], Vec::as_slice);
             let fresh: Vec<&Listed> = known
                 .iter()
@@ -111,7 +126,13 @@ impl Translations {
                         wanted = reversed(&one.reply);
                     }
                 }
-                _ => return Path { hops: Vec::new(), ambiguous: true, by_address: true },
+                _ => {
+                    return Path {
+                        hops: Vec::new(),
+                        ambiguous: true,
+                        by_address: true,
+                    };
+                }
             }
         }
         path
@@ -129,9 +150,15 @@ impl Translations {
                     && listed.original.dst_port == remote_port
             })
             .map(|listed| listed.original);
-        let Some(first) = sources.next() else { return Path::default() };
+        let Some(first) = sources.next() else {
+            return Path::default();
+        };
         if sources.any(|other| other != first) {
-            return Path { ambiguous: true, by_address: true, hops: Vec::new() };
+            return Path {
+                ambiguous: true,
+                by_address: true,
+                hops: Vec::new(),
+            };
         }
         self.resolve(UDP, &first, Role::Client)
     }
@@ -147,7 +174,12 @@ fn tuple(tuple: &SocketTuple) -> Tuple {
 }
 
 fn reversed(tuple: &Tuple) -> Tuple {
-    Tuple { src: tuple.dst, dst: tuple.src, src_port: tuple.dst_port, dst_port: tuple.src_port }
+    Tuple {
+        src: tuple.dst,
+        dst: tuple.src,
+        src_port: tuple.dst_port,
+        dst_port: tuple.src_port,
+    }
 }
 
 fn hop(listed: &Listed) -> HopRecord {
@@ -170,8 +202,14 @@ mod tests {
     fn entry(orig: (&str, &str), reply: (&str, &str), zone: u16) -> Entry {
         let socket = |text: &str| text.parse::<SocketAddr>().expect("an address");
         Entry {
-            orig: SocketTuple { src: socket(orig.0), dst: socket(orig.1) },
-            reply: SocketTuple { src: socket(reply.0), dst: socket(reply.1) },
+            orig: SocketTuple {
+                src: socket(orig.0),
+                dst: socket(orig.1),
+            },
+            reply: SocketTuple {
+                src: socket(reply.0),
+                dst: socket(reply.1),
+            },
             proto: UDP,
             zone,
             reply_zone: zone,
@@ -186,9 +224,18 @@ mod tests {
 
     fn two_gateways() -> Translations {
         let mut all = Translations::default();
-        all.add(1, entry(("10.0.0.1:5", "10.0.0.9:53"), ("10.0.0.9:53", "10.0.0.1:5"), 0));
-        all.add(2, entry(("10.0.0.1:5", "10.0.0.9:53"), ("10.1.0.2:53", "10.1.0.1:7"), 0));
-        all.add(3, entry(("10.1.0.1:7", "10.1.0.2:53"), ("10.2.0.2:5353", "10.2.0.1:8"), 0));
+        all.add(
+            1,
+            entry(("10.0.0.1:5", "10.0.0.9:53"), ("10.0.0.9:53", "10.0.0.1:5"), 0),
+        );
+        all.add(
+            2,
+            entry(("10.0.0.1:5", "10.0.0.9:53"), ("10.1.0.2:53", "10.1.0.1:7"), 0),
+        );
+        all.add(
+            3,
+            entry(("10.1.0.1:7", "10.1.0.2:53"), ("10.2.0.2:5353", "10.2.0.1:8"), 0),
+        );
         all
     }
 
@@ -214,7 +261,10 @@ mod tests {
     #[test]
     fn does_not_choose_between_two() {
         let mut all = two_gateways();
-        all.add(2, entry(("10.0.0.1:5", "10.0.0.9:53"), ("10.1.0.3:53", "10.1.0.1:9"), 4));
+        all.add(
+            2,
+            entry(("10.0.0.1:5", "10.0.0.9:53"), ("10.1.0.3:53", "10.1.0.1:9"), 4),
+        );
         let sent = all.entries[1].original;
         let path = all.resolve(UDP, &sent, Role::Client);
         assert!(path.ambiguous && path.hops.is_empty());

@@ -140,6 +140,7 @@ impl Kernel {
         chosen: Option<&[FactReport]>,
     ) -> Result<(Ebpf, Vec<FactReport>), AgentError> {
         let mut ebpf = self.load(config, own, chosen)?;
+        super::filters::fill(&mut ebpf, config)?;
         let mut attached = BTreeSet::new();
         let mut facts = Vec::new();
         for fact in FACTS {

@@ -6,9 +6,7 @@ use aya_ebpf::{
     macros::{fexit, kretprobe},
     programs::{FExitContext, RetProbeContext},
 };
-use netprobe_common::{
-    ACCEPT_UNKNOWN, AcceptRecord, KNOB_ACCEPT_RET_ARG, KNOB_OWN_TGID, Kind,
-};
+use netprobe_common::{ACCEPT_UNKNOWN, AcceptRecord, KNOB_ACCEPT_RET_ARG, KNOB_OWN_TGID, Kind};
 
 use crate::{
     count, emit,
@@ -24,7 +22,11 @@ use crate::{
 #[fexit(function = "inet_csk_accept")]
 fn accept_exit(ctx: FExitContext) -> i32 {
     // (sk, arg) since 6.10, (sk, flags, err, kern) before: the agent counts the arguments in BTF.
-    let sk = if knob(KNOB_ACCEPT_RET_ARG) == 2 { fexit_word!(ctx, 16) } else { fexit_word!(ctx, 32) };
+    let sk = if knob(KNOB_ACCEPT_RET_ARG) == 2 {
+        fexit_word!(ctx, 16)
+    } else {
+        fexit_word!(ctx, 32)
+    };
     accepted(sk as Sock);
     0
 }

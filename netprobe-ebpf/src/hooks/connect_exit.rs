@@ -7,8 +7,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::fexit, programs::FExitContext};
 use netprobe_common::{
-    ConnectFailedRecord, FlowKey, KNOB_OWN_TGID, Kind, SK_PROTOCOL, SOCKET_SK,
-    SUPPRESSED_FILTER, SUPPRESSED_OWN,
+    ConnectFailedRecord, FlowKey, KNOB_OWN_TGID, Kind, SK_PROTOCOL, SOCKET_SK, SUPPRESSED_FILTER,
+    SUPPRESSED_OWN,
 };
 
 use crate::{
@@ -67,7 +67,10 @@ pub fn failed(sk: *const c_void, address: &Address, ret: i32) -> Option<()> {
     let mut key = FlowKey::default();
     sock::probe_key(sk, &mut key)?;
     match family {
-        AF_INET => map(&mut key.remote_addr, u32::from_ne_bytes([address[4], address[5], address[6], address[7]])),
+        AF_INET => map(
+            &mut key.remote_addr,
+            u32::from_ne_bytes([address[4], address[5], address[6], address[7]]),
+        ),
         AF_INET6 => key.remote_addr.copy_from_slice(&address[8..24]),
         _ => return None,
     }
@@ -81,12 +84,16 @@ pub fn failed(sk: *const c_void, address: &Address, ret: i32) -> Option<()> {
         return None;
     }
     let cookie = sock::cookie_if_set(sk);
-    emit::publish_in_place(Kind::ConnectFailed, clock::now(), |record: &mut ConnectFailedRecord| {
-        record.cookie = cookie;
-        record.key = key;
-        record.error = ret.unsigned_abs();
-        task::fill(&mut record.process);
-        true
-    });
+    emit::publish_in_place(
+        Kind::ConnectFailed,
+        clock::now(),
+        |record: &mut ConnectFailedRecord| {
+            record.cookie = cookie;
+            record.key = key;
+            record.error = ret.unsigned_abs();
+            task::fill(&mut record.process);
+            true
+        },
+    );
     Some(())
 }

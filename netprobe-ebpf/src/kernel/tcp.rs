@@ -43,7 +43,11 @@ pub unsafe fn unread(sk: Sock) -> u32 {
     // SAFETY: by contract.
     unsafe {
         let tp: *const c_void = bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast();
-        if tp.is_null() { 0 } else { load::<u32>(tp, TP_RCV_NXT).wrapping_sub(load(tp, TP_COPIED_SEQ)) }
+        if tp.is_null() {
+            0
+        } else {
+            load::<u32>(tp, TP_RCV_NXT).wrapping_sub(load(tp, TP_COPIED_SEQ))
+        }
     }
 }
 
