@@ -5,6 +5,7 @@
 
 mod body;
 mod ids;
+mod line;
 mod time;
 
 use std::{net::IpAddr, sync::Arc};
@@ -315,7 +316,7 @@ impl Event {
 
     /// Appends the event as one line of JSON, newline included.
     pub fn write_line(&self, line: &mut Vec<u8>) -> Result<(), serde_json::Error> {
-        serde_json::to_writer(&mut *line, self)?;
+        line::write(self, line)?;
         line.push(b'\n');
         Ok(())
     }

@@ -79,23 +79,28 @@ macro_rules! hex_id {
                 }
                 Some($name(bytes))
             }
-        }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fn digits(self) -> [u8; 2 * $bytes] {
                 const DIGITS: &[u8; 16] = b"0123456789abcdef";
                 let mut text = [0; 2 * $bytes];
                 for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
                     pair[0] = DIGITS[usize::from(byte >> 4)];
                     pair[1] = DIGITS[usize::from(byte & 15)];
                 }
-                f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+                text
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(std::str::from_utf8(&self.digits()).map_err(|_| fmt::Error)?)
             }
         }
 
         impl Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                let digits = self.digits();
+                serializer.serialize_str(std::str::from_utf8(&digits).map_err(serde::ser::Error::custom)?)
             }
         }
 

@@ -6,6 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use jiff::fmt::temporal::DateTimePrinter;
 use serde::{Deserialize, Serialize};
 
 /// Nanoseconds since the Unix epoch; RFC 3339 in UTC with all nine digits where people read it.
@@ -34,17 +35,47 @@ impl Nanos {
     }
 }
 
+/// Room for `2026-11-21T10:00:00.123456789Z`: an event has two times, so their text goes through no formatter.
+#[derive(Default)]
+struct Text {
+    bytes: [u8; 30],
+    len: usize,
+}
+
+impl Text {
+    /// `None` never: every `i64` of nanoseconds lies within the years 1677 to 2262.
+    fn print(&mut self, time: Nanos) -> Option<&str> {
+        const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(9));
+        let (second, nanos) = (time.0.div_euclid(1_000_000_000), time.0.rem_euclid(1_000_000_000));
+        let time = jiff::Timestamp::new(second, i32::try_from(nanos).ok()?).ok()?;
+        PRINTER.print_timestamp(&time, &mut *self).ok()?;
+        std::str::from_utf8(self.bytes.get(..self.len)?).ok()
+    }
+}
+
+impl jiff::fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> Result<(), jiff::Error> {
+        let end = self.len + text.len();
+        let room = self.bytes.get_mut(self.len..end);
+        room.ok_or_else(|| jiff::Error::from_args(format_args!("no room for a time")))?
+            .copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
 impl fmt::Display for Nanos {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Every i64 of nanoseconds lies within jiff's range of years.
-        let time = jiff::Timestamp::from_nanosecond(i128::from(self.0)).map_err(|_| fmt::Error)?;
-        write!(f, "{time:.9}")
+        let mut text = Text::default();
+        f.write_str(text.print(*self).ok_or(fmt::Error)?)
     }
 }
 
 impl Serialize for Nanos {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        let mut text = Text::default();
+        let text = text.print(*self);
+        serializer.serialize_str(text.ok_or_else(|| serde::ser::Error::custom("time without text"))?)
     }
 }
 
