@@ -51,7 +51,8 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
     };
     let listeners = Listeners::bind(&config.api)?;
     let kernel = Kernel::detect()?;
-    let probe = kernel.attach(&config.probe, own(&listeners)?)?;
+    let own = own(&listeners)?;
+    let probe = kernel.attach(&config.probe, own)?;
 
     let metrics = Metrics::new(&config.metrics);
     let recent = Recent::new(config.api.recent_events, config.api.recent_bytes);
@@ -68,7 +69,7 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
     )?;
 
     let run = pipeline.state.maker.origin.run.clone();
-    let pipeline = spawn(pipeline, stop.clone())?;
+    let pipeline = spawn(pipeline, own, stop.clone())?;
     let address = listeners.address();
     let server = Server::start(
         listeners,
@@ -159,11 +160,15 @@ fn chosen(probe: &Probe, fact: &str) -> Option<&'static str> {
         .find(|name| *name == method)
 }
 
-fn spawn(mut pipeline: Pipeline, stop: Arc<AtomicBool>) -> Result<std::thread::JoinHandle<()>, AgentError> {
+fn spawn(
+    mut pipeline: Pipeline,
+    own: Own,
+    stop: Arc<AtomicBool>,
+) -> Result<std::thread::JoinHandle<()>, AgentError> {
     std::thread::Builder::new()
         .name("pipeline".to_owned())
         .spawn(move || {
-            pipeline.baseline();
+            pipeline.baseline(own);
             pipeline.run(&stop);
         })
         .map_err(|error| {

@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod conntrack;
 pub mod conntrack_events;
+pub mod delta;
 pub mod ending;
 pub mod errno;
 pub mod events;

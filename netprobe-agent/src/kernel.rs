@@ -2,7 +2,7 @@
 
 pub mod btf;
 pub mod facts;
-pub mod filters;
+pub mod filter;
 pub mod load;
 pub mod netlink;
 pub mod netns;

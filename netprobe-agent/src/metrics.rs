@@ -21,7 +21,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use flows::{CONNECT_BUCKETS, FlowDelta};
+pub use flows::CONNECT_BUCKETS;
 pub use labels::{OTHER, UNKNOWN};
 pub use text::Format;
 
@@ -29,6 +29,7 @@ use crate::{
     config::MetricsConfig,
     event::{Event, FlowRole},
     fanout::{Outcome, Sink},
+    flow::delta::{FlowDelta, Observer},
     probe_report::ProbeReport,
 };
 
@@ -51,17 +52,6 @@ impl Metrics {
             families,
             labels: Mutex::new(labels),
         })
-    }
-
-    /// Counts what a flow did since it was last observed.
-    pub fn observe_flow(&self, delta: &FlowDelta<'_>) {
-        self.families.observe(delta, &mut self.labels());
-    }
-
-    /// Moves a live flow: `(None, Some)` when it begins, `(Some, None)` when it ends, both when its service
-    /// becomes known. The service given as `from` must be the one given as `to` before.
-    pub fn move_active(&self, from: Option<(Option<&str>, FlowRole)>, to: Option<(Option<&str>, FlowRole)>) {
-        self.families.move_active(from, to, &mut self.labels());
     }
 
     /// Counts what a final flow event says once and for all.
@@ -90,6 +80,16 @@ impl Metrics {
     fn labels(&self) -> std::sync::MutexGuard<'_, labels::Labels> {
         // Labels are whole after every step, so a panic elsewhere does not make them wrong.
         self.labels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Metrics {
+    fn observe_flow(&self, delta: &FlowDelta<'_>) {
+        self.families.observe(delta, &mut self.labels());
+    }
+
+    fn move_active(&self, from: Option<(Option<&str>, FlowRole)>, to: Option<(Option<&str>, FlowRole)>) {
+        self.families.move_active(from, to, &mut self.labels());
     }
 }
 

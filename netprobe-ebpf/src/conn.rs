@@ -105,14 +105,31 @@ pub unsafe fn connecting(sk: Sock) {
         begin(conn, sk, Role::Client, now);
         task::fill(&mut conn.record.process);
         let own = knob(KNOB_OWN_TGID);
-        if own != 0 && u64::from(conn.record.process.tgid) == own {
+        if own != 0 && (u64::from(conn.record.process.tgid) == own || to_own_listener(&conn.record.key)) {
             conn.record.flags |= flow_flags::EXCLUDED;
             count::one(SUPPRESSED_OWN);
-        } else if filter::excluded(&conn.record.key, conn.record.key.remote_port) {
+        } else if filter::excluded(&conn.record.key.remote_addr, conn.record.key.remote_port) {
             conn.record.flags |= flow_flags::EXCLUDED;
             count::one(SUPPRESSED_FILTER);
         }
     }
+}
+
+/// Whether a connect goes to the agent's own listener: talk with the probe is not the host's traffic, from neither side.
+#[inline(always)]
+fn to_own_listener(key: &FlowKey) -> bool {
+    let port = knob(KNOB_OWN_PORT);
+    port != 0
+        && u64::from(key.remote_port) == port
+        && u64::from(key.netns) == knob(KNOB_OWN_NETNS)
+        && is_loopback(&key.remote_addr)
+}
+
+/// `::1` or `::ffff:127.0.0.0/104`.
+#[inline(always)]
+fn is_loopback(address: &[u8; 16]) -> bool {
+    let address = u128::from_be_bytes(*address);
+    address == 1 || address >> 24 == 0x00ff_ff7f
 }
 
 /// SYN_SENT → ESTABLISHED or SYN_RECV → ESTABLISHED.
@@ -144,7 +161,7 @@ pub unsafe fn established(sk: Sock, from: u8) {
             {
                 conn.record.flags |= flow_flags::EXCLUDED;
                 count::one(SUPPRESSED_OWN);
-            } else if filter::excluded(key, key.local_port) {
+            } else if filter::excluded(&key.remote_addr, key.local_port) {
                 conn.record.flags |= flow_flags::EXCLUDED;
                 count::one(SUPPRESSED_FILTER);
             }
@@ -240,8 +257,9 @@ pub unsafe fn adopt<'a>(sk: Sock) -> Option<&'a mut Conn> {
         conn.told_received = received;
         let key = &conn.record.key;
         if knob(KNOB_OWN_TGID) != 0
-            && knob(KNOB_OWN_PORT) == u64::from(key.local_port)
-            && knob(KNOB_OWN_NETNS) == u64::from(key.netns)
+            && (to_own_listener(key)
+                || (knob(KNOB_OWN_PORT) == u64::from(key.local_port)
+                    && knob(KNOB_OWN_NETNS) == u64::from(key.netns)))
         {
             conn.record.flags |= flow_flags::EXCLUDED;
         }

@@ -92,7 +92,7 @@ pub fn publish_final(conn: &mut Conn, now: u64) -> bool {
     if write(Kind::Closed, &mut conn.record, now) {
         return true;
     }
-    if OVERFLOW.insert(&conn.record.cookie, &conn.record, 0).is_ok() {
+    if OVERFLOW.insert(conn.record.cookie, conn.record, 0).is_ok() {
         count::one(OVERFLOWED);
         return true;
     }

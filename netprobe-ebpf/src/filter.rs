@@ -1,7 +1,7 @@
 //! Kernel-side filter: which connections are followed at all. Switched off it costs nothing, the verifier removes it.
 
 use aya_ebpf::maps::lpm_trie::Key;
-use netprobe_common::{FlowKey, KNOB_CIDR_FILTER, KNOB_PORT_FILTER};
+use netprobe_common::{KNOB_CIDR_FILTER, KNOB_PORT_FILTER};
 
 use crate::{
     maps::{FILTER_NETWORKS, FILTER_PORTS},
@@ -12,7 +12,7 @@ const ONLY: u64 = 1;
 
 /// Whether the connection is to be left out: by the port of its serving side or by its remote address.
 #[inline(always)]
-pub fn excluded(key: &FlowKey, service_port: u16) -> bool {
+pub fn excluded(remote_addr: &[u8; 16], service_port: u16) -> bool {
     let ports = knob(KNOB_PORT_FILTER);
     if ports != 0 {
         let listed = FILTER_PORTS
@@ -24,7 +24,7 @@ pub fn excluded(key: &FlowKey, service_port: u16) -> bool {
     }
     let networks = knob(KNOB_CIDR_FILTER);
     if networks != 0 {
-        let listed = FILTER_NETWORKS.get(&Key::new(128, key.remote_addr)).is_some();
+        let listed = FILTER_NETWORKS.get(Key::new(128, *remote_addr)).is_some();
         if listed != (networks == ONLY) {
             return true;
         }

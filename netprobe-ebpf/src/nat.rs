@@ -9,7 +9,7 @@ use core::ffi::c_void;
 use netprobe_common::*;
 
 use crate::{
-    count, emit,
+    count, emit, filter,
     kernel::{
         clock,
         conntrack::{self, Conntrack},
@@ -125,7 +125,7 @@ unsafe fn leaves(skb: Packet, owner: *const c_void, role: Role) {
     };
     handshake.sequence = sequence;
     handshake.conntrack = ct as u64;
-    if HANDSHAKES.insert(&(skb as u64), &handshake, 0).is_err() {
+    if HANDSHAKES.insert(skb as u64, handshake, 0).is_err() {
         count::one(LOST_HANDSHAKE_TABLE);
     }
 }
@@ -133,7 +133,7 @@ unsafe fn leaves(skb: Packet, owner: *const c_void, role: Role) {
 /// A handshake packet that carries `ct` may be one remembered in another namespace.
 #[inline(always)]
 fn crosses(skb: Packet, ct: Conntrack) {
-    let Some(handshake) = HANDSHAKES.get_ptr_mut(&(skb as u64)) else {
+    let Some(handshake) = HANDSHAKES.get_ptr_mut(skb as u64) else {
         return;
     };
     // SAFETY: a map value; an LRU may recycle it under us, the sequence number and age below then do not fit.
@@ -180,6 +180,12 @@ fn forwarded(ct: Conntrack, state: u8) {
         if conntrack::read_tuple(ct, 0, &mut record.original).is_none()
             || conntrack::read_tuple(ct, 1, &mut record.reply).is_none()
         {
+            return false;
+        }
+        if filter::excluded(&record.original.dst, record.original.dst_port) {
+            if state == conntrack::state::SYN_SENT {
+                count::one(SUPPRESSED_FILTER);
+            }
             return false;
         }
         record.conntrack = ct as u64;

@@ -84,11 +84,11 @@ pub unsafe fn moved(sk: Sock, ret: i32, direction: Direction) {
         reserved: [0; 3],
     };
     let now = clock::now();
-    if UDP_FLOWS.get_ptr_mut(&udp).is_none() && !begin(&udp, &key, direction, now) {
+    if UDP_FLOWS.get_ptr_mut(udp).is_none() && !begin(&udp, &key, direction, now) {
         lost(ret as u64, direction);
         return;
     }
-    let Some(flow) = UDP_FLOWS.get_ptr_mut(&udp) else {
+    let Some(flow) = UDP_FLOWS.get_ptr_mut(udp) else {
         lost(ret as u64, direction);
         return;
     };
@@ -112,7 +112,7 @@ fn begin(udp: &UdpKey, key: &FlowKey, direction: Direction, now: u64) -> bool {
         Direction::Received => (Role::Server, key.local_port),
     };
     let own = knob(KNOB_OWN_TGID);
-    if (own != 0 && u64::from(task::tgid()) == own) || filter::excluded(key, service_port) {
+    if (own != 0 && u64::from(task::tgid()) == own) || filter::excluded(&key.remote_addr, service_port) {
         count::one(SUPPRESSED_DATAGRAMS);
         return false;
     }
@@ -131,7 +131,7 @@ fn begin(udp: &UdpKey, key: &FlowKey, direction: Direction, now: u64) -> bool {
         last_ns: now,
         ..UdpCounters::default()
     };
-    if UDP_FLOWS.insert(udp, &counters, BPF_NOEXIST).is_err() && UDP_FLOWS.get_ptr(udp).is_none() {
+    if UDP_FLOWS.insert(udp, counters, BPF_NOEXIST).is_err() && UDP_FLOWS.get_ptr(udp).is_none() {
         count::one(LOST_UDP_TABLE);
         return false;
     }

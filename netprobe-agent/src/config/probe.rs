@@ -21,9 +21,9 @@ pub struct ProbeConfig {
     /// Time between two samples of a live connection.
     #[serde(deserialize_with = "sample_interval")]
     pub sample_interval: Period,
-    /// Only connections with one of these ports on either side; empty: all.
+    /// Only connections whose serving side has one of these ports; empty: all.
     pub ports_only: Vec<u16>,
-    /// No connections with one of these ports on either side.
+    /// No connections whose serving side has one of these ports.
     pub ports_except: Vec<u16>,
     /// Only connections with a remote address in one of these networks; empty: all.
     pub cidrs_only: Vec<IpNet>,

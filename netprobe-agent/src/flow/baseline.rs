@@ -16,7 +16,11 @@ use super::{
     sockets::{self, Query, SocketInfo},
     translations::{self, Translations},
 };
-use crate::{event::Flags, kernel::netns};
+use crate::{
+    config::ProbeConfig,
+    event::Flags,
+    kernel::{filter::excludes, load::Own, netns},
+};
 
 /// How long the search for the owners of sockets may take.
 const OWNERS_TIME: Duration = Duration::from_secs(5);
@@ -142,7 +146,12 @@ impl Survey {
     }
 
     /// The connections as live ones, with their owners, charged from now on only.
-    pub fn into_live(mut self, processes: &ProcessCache) -> (Vec<Live>, Vec<String>) {
+    pub fn into_live(
+        mut self,
+        processes: &ProcessCache,
+        config: &ProbeConfig,
+        own: Own,
+    ) -> (Vec<Live>, Vec<String>) {
         let inodes: HashSet<u64> = self
             .sockets
             .iter()
@@ -163,8 +172,23 @@ impl Survey {
         let live = self
             .sockets
             .iter()
-            .map(|socket| {
-                let mut live = self.older(socket);
+            .map(|socket| (socket, self.older(socket)))
+            .filter(|(socket, live)| {
+                let served = if live.role == Role::Server {
+                    socket.local
+                } else {
+                    socket.remote
+                };
+                !excludes(
+                    config,
+                    own,
+                    socket.netns,
+                    socket.local,
+                    socket.remote,
+                    served.port(),
+                )
+            })
+            .map(|(socket, mut live)| {
                 let path = self
                     .translations
                     .resolve(translations::TCP, &outgoing(&live.key), live.role);
@@ -182,7 +206,6 @@ impl Survey {
     }
 
     fn older(&self, socket: &SocketInfo) -> Live {
-        let stats = socket.tcp.unwrap_or_default();
         let mut live = Live::new(&FlowRecord {
             cookie: socket.cookie,
             key: address::key(socket.local, socket.remote, socket.netns as u32),
@@ -193,16 +216,25 @@ impl Survey {
         let served = self.listeners.contains(&(socket.netns, socket.local.port()));
         live.role = if served { Role::Server } else { Role::Client };
         live.flags.insert(Flags::PARTIAL);
-        let base = Totals {
-            sent: stats.bytes_sent.saturating_sub(stats.bytes_retrans),
-            received: stats.bytes_received,
-            segments_out: stats.segs_out,
-            segments_in: stats.segs_in,
-            retransmits: stats.retransmits,
-        };
+        let base = totals(socket);
         live.totals = base;
         live.base = Some(Box::new(base));
         live.touched_ns = self.since_ns;
         live
+    }
+}
+
+/// Totals of a listed socket, FIN taken off.
+pub fn totals(socket: &SocketInfo) -> Totals {
+    const FIN_PROCESSED: [u8; 3] = [8, 9, 11]; // CLOSE_WAIT, LAST_ACK, CLOSING
+    let stats = socket.tcp.unwrap_or_default();
+    Totals {
+        sent: stats.bytes_sent.saturating_sub(stats.bytes_retrans),
+        received: stats
+            .bytes_received
+            .saturating_sub(u64::from(FIN_PROCESSED.contains(&socket.state))),
+        segments_out: stats.segs_out,
+        segments_in: stats.segs_in,
+        retransmits: stats.retransmits,
     }
 }

@@ -60,6 +60,8 @@ pub struct Live {
     pub opened: bool,
     /// Whether it was counted as established.
     pub announced: bool,
+    /// Whether the last list of sockets missed it.
+    pub absent: bool,
     /// Begin, `CLOCK_MONOTONIC` nanoseconds; of an older connection: when it was first seen.
     pub started_ns: u64,
     /// 0: not seen.
@@ -96,6 +98,7 @@ impl Live {
             flags: Flags::default(),
             opened: false,
             announced: false,
+            absent: false,
             started_ns: record.started_ns,
             established_ns: record.established_ns,
             accepted_ns: 0,

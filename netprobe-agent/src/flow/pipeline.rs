@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     event::{Agent, AgentAction, Event, FlowState, Gap, GapScope, Severity},
     flow::report::Reporter,
-    kernel::{filters, load::Probe},
+    kernel::load::{Own, Probe},
     probe_report::LossReport,
     query::{FlowPage, Query},
     ring::Ring,
@@ -84,13 +84,12 @@ impl Pipeline {
 
     /// Takes the connections that are older than the agent. The programs are attached already, so every socket is in
     /// this list or in the ring.
-    pub fn baseline(&mut self) {
+    pub fn baseline(&mut self, own: Own) {
         let survey = Survey::take(Purpose::Baseline);
         for record in survey.forwarded() {
             self.state.older_forward(&record);
         }
-        let (mut older, notices) = survey.into_live(&self.state.processes);
-        older.retain(|live| !filters::excludes_older(&self.config.probe, &live.key));
+        let (older, notices) = survey.into_live(&self.state.processes, &self.config.probe, own);
         tracing::info!(
             connections = older.len(),
             "took over connections older than the agent"
@@ -308,6 +307,10 @@ impl Pipeline {
     /// Detach, drain what is left, mark live flows, end the sinks, say whether the ledger closes.
     fn shutdown(mut self) {
         let deadline = Instant::now() + SHUTDOWN;
+        // Samples may be a second old; the last word about a live connection should be exact.
+        let survey = Survey::take(Purpose::Reconcile);
+        self.drain();
+        self.state.refresh(&survey.sockets, survey.since_ns);
         self.reporter.freeze(self.probe.take());
         while self.drain() > 0 && Instant::now() < deadline {}
         let now = monotonic_ns();

@@ -14,12 +14,15 @@ use netprobe_common::{
 
 use super::{
     address::{ip, outgoing},
+    baseline::totals,
+    delta::{FlowDelta, Observer},
     ending::Ending,
     events::Maker,
     forward::{self, Change, Forwards},
     live::{Live, Totals},
     nat::NatTable,
     process::{Identity, ProcessCache},
+    sockets::SocketInfo,
     timers::{Due, Timers},
     translations::{self, Translations},
     udp::{self, Look, UdpLive, UdpMap, UdpTable},
@@ -29,7 +32,6 @@ use crate::{
     decode::{Record, Reject, decode},
     event::{CloseReason, Event, FlowRole, FlowState, Protocol},
     fanout::Fanout,
-    metrics::{FlowDelta, Metrics},
 };
 
 /// Name of the last method of the NAT fact.
@@ -70,7 +72,7 @@ pub struct State {
     pub fanout: Fanout,
     /// Counts of this stage.
     pub counters: StageCounters,
-    metrics: Arc<Metrics>,
+    observer: Arc<dyn Observer>,
     timers: Timers,
     accepts: HashMap<u64, AcceptRecord>,
     config: FlowConfig,
@@ -79,7 +81,7 @@ pub struct State {
 
 impl State {
     /// An empty table.
-    pub fn new(config: &FlowConfig, maker: Maker, fanout: Fanout, metrics: Arc<Metrics>) -> State {
+    pub fn new(config: &FlowConfig, maker: Maker, fanout: Fanout, observer: Arc<dyn Observer>) -> State {
         let processes = NonZeroUsize::new(config.max_processes).unwrap_or(NonZeroUsize::MIN);
         State {
             table: HashMap::new(),
@@ -90,7 +92,7 @@ impl State {
             maker,
             fanout,
             counters: StageCounters::default(),
-            metrics,
+            observer,
             timers: Timers::default(),
             accepts: HashMap::new(),
             config: config.clone(),
@@ -125,7 +127,7 @@ impl State {
 
     /// Adds a connection older than the agent.
     pub fn baseline(&mut self, live: Live) {
-        self.metrics
+        self.observer
             .move_active(None, Some((service(&live), metric_role(live.role))));
         self.watch(live);
     }
@@ -145,10 +147,10 @@ impl State {
         self.observe(&live, delta);
         if let Some(old) = self.table.remove(&record.cookie) {
             // Known from the dump at start and yet new: it was opened between attach and dump.
-            self.metrics
+            self.observer
                 .move_active(Some((service(&old), metric_role(old.role))), None);
         }
-        self.metrics
+        self.observer
             .move_active(None, Some((service(&live), metric_role(live.role))));
         self.watch(live);
     }
@@ -157,7 +159,7 @@ impl State {
     fn watch(&mut self, live: Live) {
         if self.table.len() >= self.config.max_flows {
             self.counters.table_full += 1;
-            self.metrics
+            self.observer
                 .move_active(Some((service(&live), metric_role(live.role))), None);
             return;
         }
@@ -171,7 +173,7 @@ impl State {
     fn sampled(&mut self, record: &FlowRecord) {
         if !self.table.contains_key(&record.cookie) {
             let live = self.first_seen(record);
-            self.metrics
+            self.observer
                 .move_active(None, Some((service(&live), metric_role(live.role))));
             self.watch(live);
         }
@@ -183,7 +185,7 @@ impl State {
         self.io_identity(&mut live, record);
         if service(&live) != before.as_deref() {
             let role = metric_role(live.role);
-            self.metrics
+            self.observer
                 .move_active(Some((before.as_deref(), role)), Some((service(&live), role)));
         }
         self.observe(&live, delta);
@@ -224,7 +226,7 @@ impl State {
         }
         self.observe(&live, delta);
         if active {
-            self.metrics
+            self.observer
                 .move_active(Some((before.as_deref(), metric_role(live.role))), None);
         }
         let event = self.maker.closed(&live, record);
@@ -243,7 +245,7 @@ impl State {
         let before = service(&live).map(str::to_owned);
         self.accept(&mut live, record);
         let role = metric_role(live.role);
-        self.metrics
+        self.observer
             .move_active(Some((before.as_deref(), role)), Some((service(&live), role)));
         self.announce(&mut live);
         self.table.insert(record.cookie, live);
@@ -308,7 +310,7 @@ impl State {
     pub fn poll_udp(&mut self, map: &mut UdpMap, now_ns: u64, idle_ns: u64) -> Result<(), MapError> {
         let State {
             udp,
-            metrics,
+            observer,
             maker,
             fanout,
             config,
@@ -328,7 +330,7 @@ impl State {
             delta.bytes_received = since.received_bytes;
             delta.datagrams_sent = since.sent;
             delta.datagrams_received = since.received;
-            metrics.observe_flow(&delta);
+            observer.observe_flow(&delta);
             if ended {
                 fanout.emit(udp::event(maker, live, FlowState::Closed, now_ns));
             }
@@ -395,24 +397,25 @@ impl State {
     /// Ends connections that no longer have a socket. `sockets`: cookies of the namespaces in `listed`, all
     /// taken after `since_ns`.
     pub fn reconcile(&mut self, sockets: &HashSet<u64>, listed: &HashSet<u64>, since_ns: u64) {
-        let gone: Vec<u64> = self
-            .table
-            .values()
-            .filter(|live| {
-                live.started_ns < since_ns
-                    && live.touched_ns < since_ns
-                    && listed.contains(&u64::from(live.key.netns))
-                    && !sockets.contains(&live.cookie)
-            })
-            .map(|live| live.cookie)
-            .collect();
+        // One list may miss a live socket whose hash chain changes meanwhile: it takes two in a row.
+        let mut gone = Vec::new();
+        for live in self.table.values_mut() {
+            let absent = live.started_ns < since_ns
+                && live.touched_ns < since_ns
+                && listed.contains(&u64::from(live.key.netns))
+                && !sockets.contains(&live.cookie);
+            if absent && live.absent {
+                gone.push(live.cookie);
+            }
+            live.absent = absent;
+        }
         for cookie in gone {
             let Some(mut live) = self.table.remove(&cookie) else {
                 continue;
             };
             self.counters.vanished += 1;
             self.announce(&mut live);
-            self.metrics
+            self.observer
                 .move_active(Some((service(&live), metric_role(live.role))), None);
             let ending = Ending {
                 state: FlowState::Closed,
@@ -484,6 +487,21 @@ impl State {
                 let event = forward::event(&self.maker, &flow, FlowState::Closed, reason, since_ns);
                 self.fanout.emit(event);
             }
+        }
+    }
+
+    /// Brings counters of live connections up to date from a list of sockets.
+    pub fn refresh(&mut self, sockets: &[SocketInfo], at_ns: u64) {
+        for socket in sockets {
+            let Some(mut live) = self.table.remove(&socket.cookie) else {
+                continue;
+            };
+            let totals = totals(socket);
+            let since = totals.since(live.totals);
+            live.totals = totals;
+            live.touched_ns = at_ns;
+            self.observe(&live, since);
+            self.table.insert(socket.cookie, live);
         }
     }
 
@@ -564,7 +582,7 @@ impl State {
             delta.accept_wait_seconds = Some((live.accepted_ns - live.established_ns) as f64 / 1e9);
         }
         delta.syn_retransmits = u64::from(live.syn_retransmits);
-        self.metrics.observe_flow(&delta);
+        self.observer.observe_flow(&delta);
     }
 
     fn observe(&self, live: &Live, since: Totals) {
@@ -576,7 +594,7 @@ impl State {
         delta.bytes_received = since.received;
         delta.retransmits = u64::from(since.retransmits);
         delta.rtt_seconds = (live.srtt_us != 0).then(|| f64::from(live.srtt_us) / 8e6);
-        self.metrics.observe_flow(&delta);
+        self.observer.observe_flow(&delta);
     }
 }
 

@@ -15,6 +15,8 @@ use super::{
 };
 use crate::event::{CloseReason, Event, Family, Flow, FlowRole, FlowState, Protocol, flow_severity};
 
+/// How much longer an ended flow waits for its translation.
+const TRANSLATION_NS: u64 = 15_000_000_000;
 const KEY: usize = size_of::<UdpKey>();
 const VALUE: usize = size_of::<UdpCounters>();
 
@@ -131,7 +133,9 @@ impl UdpTable {
             let since = difference(&counters, &flow.counters);
             let last = counters.last_ns.max(flow.record.header.ts_ns);
             flow.counters = counters;
-            if now_ns.saturating_sub(last) > idle_ns {
+            // Its translation comes from a list that is made about once a second: wait for that a little.
+            let silent = now_ns.saturating_sub(last);
+            if silent > idle_ns && (flow.path.is_some() || silent > idle_ns + TRANSLATION_NS) {
                 look(flow, Look::Idle(since));
                 ended.push(*key);
             } else if since.sent + since.received > 0 {
@@ -191,7 +195,16 @@ pub fn event(maker: &Maker, live: &UdpLive, state: FlowState, now_ns: u64) -> Ev
     }
     match &live.path {
         Some(path) => place(&mut event, maker, live, path),
-        None => event.nat = Some(nat::unavailable()),
+        // No list was made in its time.
+        None => {
+            event.nat = Some(nat::shown(
+                &Path {
+                    ambiguous: true,
+                    ..Path::default()
+                },
+                Some("ctnetlink"),
+            ))
+        }
     }
     event.service = live.process.as_ref().map(|identity| identity.service.clone());
     event.process = live.process.as_ref().map(|identity| identity.process.clone());

@@ -18,6 +18,7 @@ use netprobe_common::*;
 use super::{
     btf::Btf,
     facts::{Attach, FACTS, Fact, Hook, Method},
+    filter,
     offsets::Offsets,
 };
 use crate::{
@@ -140,7 +141,6 @@ impl Kernel {
         chosen: Option<&[FactReport]>,
     ) -> Result<(Ebpf, Vec<FactReport>), AgentError> {
         let mut ebpf = self.load(config, own, chosen)?;
-        super::filters::fill(&mut ebpf, config)?;
         let mut attached = BTreeSet::new();
         let mut facts = Vec::new();
         for fact in FACTS {
@@ -269,7 +269,9 @@ impl Kernel {
             .override_global("OFFSETS", &offsets, true)
             .override_global("KNOBS", &knobs, true)
             .map_max_entries("RECORDS", config.ring_bytes.get());
-        loader.load(OBJECT).map_err(|error| load_error(&error))
+        let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&error))?;
+        filter::fill(&mut ebpf, config)?;
+        Ok(ebpf)
     }
 
     fn knobs(&self, config: &ProbeConfig, own: Own, chosen: Option<&[FactReport]>) -> [u64; KNOB_COUNT] {
@@ -282,8 +284,8 @@ impl Kernel {
         }
         knobs[KNOB_SAMPLE_NS] = config.sample_interval.0.as_nanos() as u64;
         knobs[KNOB_WAKE_BYTES] = u64::from(config.ring_bytes.get()) / 2;
-        knobs[KNOB_PORT_FILTER] = filter_mode(!config.ports_only.is_empty(), !config.ports_except.is_empty());
-        knobs[KNOB_CIDR_FILTER] = filter_mode(!config.cidrs_only.is_empty(), !config.cidrs_except.is_empty());
+        knobs[KNOB_PORT_FILTER] = filter::mode(&config.ports_only, &config.ports_except);
+        knobs[KNOB_CIDR_FILTER] = filter::mode(&config.cidrs_only, &config.cidrs_except);
         knobs[KNOB_HOPS_AT_QUEUE] = u64::from(method("nat") != Some("kprobe"));
         let parameters = |function: &str, else_: usize| self.btf.parameters(function).unwrap_or(else_) as u64;
         knobs[KNOB_ACCEPT_RET_ARG] = parameters("inet_csk_accept", 2);
@@ -294,14 +296,6 @@ impl Kernel {
         knobs[KNOB_SYS_EXIT_CONNECT] =
             u64::from(chosen.is_none() || method("connect_failed") == Some("sys_exit"));
         knobs
-    }
-}
-
-const fn filter_mode(only: bool, except: bool) -> u64 {
-    match (only, except) {
-        (true, _) => 1,
-        (false, true) => 2,
-        (false, false) => 0,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Families that count flows.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -8,7 +8,10 @@ use prometheus_client::{
 };
 
 use super::labels::{Labels, Overflow};
-use crate::event::{CloseReason, Event, FlowRole, FlowState, Protocol};
+use crate::{
+    event::{CloseReason, Event, FlowRole, FlowState, Protocol},
+    flow::delta::FlowDelta,
+};
 
 /// Bounds in seconds of `connect_duration`, `rtt` and `accept_wait`: from 50 µs (a connect on loopback takes 20 to
 /// 100 µs) in steps of about 2 to 60 s (past it a connect has timed out with the default of six SYN retries).
@@ -16,61 +19,6 @@ pub const CONNECT_BUCKETS: [f64; 19] = [
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5,
     5.0, 10.0, 30.0, 60.0,
 ];
-
-/// What a flow did since it was last observed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct FlowDelta<'a> {
-    /// Service, if known.
-    pub service: Option<&'a str>,
-    /// What the application dialed, or the remote as a server's socket sees it.
-    pub peer: Option<(IpAddr, u16)>,
-    /// Transport.
-    pub protocol: Protocol,
-    /// Side.
-    pub role: FlowRole,
-    /// The connection reached ESTABLISHED since. To be said once.
-    pub established: bool,
-    /// How long it took, with `established`; `None` when its begin was not seen.
-    pub connect_seconds: Option<f64>,
-    /// Time in the accept queue. To be said once.
-    pub accept_wait_seconds: Option<f64>,
-    /// A fresh sample of the smoothed round-trip time.
-    pub rtt_seconds: Option<f64>,
-    /// Payload bytes sent since.
-    pub bytes_sent: u64,
-    /// Payload bytes received since.
-    pub bytes_received: u64,
-    /// UDP: datagrams sent since.
-    pub datagrams_sent: u64,
-    /// UDP: datagrams received since.
-    pub datagrams_received: u64,
-    /// Segments sent again since.
-    pub retransmits: u64,
-    /// SYN segments sent again since.
-    pub syn_retransmits: u64,
-}
-
-impl FlowDelta<'_> {
-    /// Nothing happened yet.
-    pub const fn new(protocol: Protocol, role: FlowRole) -> Self {
-        FlowDelta {
-            service: None,
-            peer: None,
-            protocol,
-            role,
-            established: false,
-            connect_seconds: None,
-            accept_wait_seconds: None,
-            rtt_seconds: None,
-            bytes_sent: 0,
-            bytes_received: 0,
-            datagrams_sent: 0,
-            datagrams_received: 0,
-            retransmits: 0,
-            syn_retransmits: 0,
-        }
-    }
-}
 
 type Text = Arc<str>;
 type One = [(&'static str, Text); 1];

@@ -53,7 +53,7 @@ fn connect_exit(ctx: FExitContext) -> i32 {
 /// Whether a connect call that returned `ret` failed, and never sent a SYN: a refused one did, and ends by its state.
 #[inline(always)]
 pub fn failed_before_syn(ret: i32) -> bool {
-    let sent_syn = CONNECTING.remove(&task::thread()).is_ok();
+    let sent_syn = CONNECTING.remove(task::thread()).is_ok();
     ret < 0 && !sent_syn && ret != -EINPROGRESS && ret != -EALREADY && ret != -EISCONN
 }
 
@@ -79,7 +79,7 @@ pub fn failed(sk: *const c_void, address: &Address, ret: i32) -> Option<()> {
         count::one(SUPPRESSED_OWN);
         return None;
     }
-    if filter::excluded(&key, key.remote_port) {
+    if filter::excluded(&key.remote_addr, key.remote_port) {
         count::one(SUPPRESSED_FILTER);
         return None;
     }

@@ -30,7 +30,7 @@ fn set_state(ctx: BtfTracePointContext) -> i32 {
         match (from, to) {
             (_, state::SYN_SENT) => {
                 conn::connecting(sk);
-                let _ = CONNECTING.insert(&task::thread(), &1, 0);
+                let _ = CONNECTING.insert(task::thread(), 1, 0);
             }
             (state::SYN_SENT | state::SYN_RECV, state::ESTABLISHED) => conn::established(sk, from),
             (_, state::FIN_WAIT1 | state::LAST_ACK) => {
