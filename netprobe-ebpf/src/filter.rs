@@ -1,7 +1,7 @@
 //! Kernel-side filter: which connections are followed at all. Switched off it costs nothing, the verifier removes it.
 
 use aya_ebpf::maps::lpm_trie::Key;
-use netprobe_common::{KNOB_CIDR_FILTER, KNOB_PORT_FILTER};
+use netprobe_common::{FlowKey, KNOB_CIDR_FILTER, KNOB_PORT_FILTER};
 
 use crate::{
     maps::{FILTER_NETWORKS, FILTER_PORTS},
@@ -35,7 +35,10 @@ pub fn excluded(remote_addr: &[u8; 16], service_port: u16) -> bool {
 /// The same for a connection older than the programs, of which the serving side is not known: either port counts.
 #[inline(always)]
 pub fn excluded_older(key: &FlowKey) -> bool {
-    let (local, remote) = (excluded(key, key.local_port), excluded(key, key.remote_port));
+    let (local, remote) = (
+        excluded(&key.remote_addr, key.local_port),
+        excluded(&key.remote_addr, key.remote_port),
+    );
     if knob(KNOB_PORT_FILTER) == ONLY {
         local && remote
     } else {
