@@ -20,7 +20,8 @@ use netprobe_agent::{
         Process, Protocol, connection_id, flow_severity,
     },
     fanout::{Fanout, Sink},
-    metrics::{FlowDelta, Format, Metrics, MetricsSink},
+    flow::delta::{FlowDelta, Observer as _},
+    metrics::{Format, Metrics, MetricsSink},
     recent::Recent,
 };
 

@@ -9,6 +9,7 @@
 mod flows;
 mod labels;
 mod probe;
+mod series;
 mod text;
 
 use std::{
@@ -38,7 +39,7 @@ use crate::{
 pub struct Metrics {
     registry: Registry,
     families: flows::Families,
-    labels: Mutex<labels::Labels>,
+    series: Mutex<series::Series>,
 }
 
 impl Metrics {
@@ -46,17 +47,17 @@ impl Metrics {
     pub fn new(config: &MetricsConfig) -> Arc<Metrics> {
         let mut registry = Registry::with_prefix("netprobe");
         let families = flows::Families::register(&mut registry);
-        let labels = labels::Labels::new(config, families.label_overflow.clone());
+        let series = series::Series::new(labels::Labels::new(config), families.label_overflow.clone());
         Arc::new(Metrics {
             registry,
             families,
-            labels: Mutex::new(labels),
+            series: Mutex::new(series),
         })
     }
 
     /// Counts what a final flow event says once and for all.
     pub fn consume(&self, event: &Event) {
-        self.families.consume(event, &mut self.labels());
+        self.families.consume(event, &mut self.series());
     }
 
     /// The page of a scrape. Without a report only what is counted here is on it.
@@ -77,19 +78,19 @@ impl Metrics {
         }
     }
 
-    fn labels(&self) -> std::sync::MutexGuard<'_, labels::Labels> {
-        // Labels are whole after every step, so a panic elsewhere does not make them wrong.
-        self.labels.lock().unwrap_or_else(PoisonError::into_inner)
+    fn series(&self) -> std::sync::MutexGuard<'_, series::Series> {
+        // They are whole after every step, so a panic elsewhere does not make them wrong.
+        self.series.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Observer for Metrics {
     fn observe_flow(&self, delta: &FlowDelta<'_>) {
-        self.families.observe(delta, &mut self.labels());
+        self.families.observe(delta, &mut self.series());
     }
 
     fn move_active(&self, from: Option<(Option<&str>, FlowRole)>, to: Option<(Option<&str>, FlowRole)>) {
-        self.families.move_active(from, to, &mut self.labels());
+        self.families.move_active(from, to, &mut self.series());
     }
 }
 

@@ -7,7 +7,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::labels::{Labels, Overflow};
+use super::{
+    labels::Overflow,
+    series::{Series, side},
+};
 use crate::{
     event::{CloseReason, Event, FlowRole, FlowState, Protocol},
     flow::delta::FlowDelta,
@@ -166,56 +169,76 @@ impl Families {
         all
     }
 
-    pub(super) fn observe(&self, delta: &FlowDelta<'_>, labels: &mut Labels) {
+    pub(super) fn observe(&self, delta: &FlowDelta<'_>, series: &mut Series) {
         if delta.role == FlowRole::Forwarded {
             // Forwarded bytes are IP bytes of both ends' traffic: they would be counted beside payload.
             return;
         }
-        let (service, peer) = labels.pair(delta.service, delta.peer, delta.role);
-        let (bytes, is_tcp) = match delta.protocol {
-            Protocol::Tcp => (&self.tcp_bytes, true),
-            Protocol::Udp => (&self.udp_bytes, false),
-        };
-        self.add(bytes, &service, &peer, delta.bytes_sent, delta.bytes_received);
-        if !is_tcp {
-            let (sent, received) = (delta.datagrams_sent, delta.datagrams_received);
-            self.add(&self.udp_datagrams, &service, &peer, sent, received);
+        let no_error = (delta.established && delta.protocol == Protocol::Tcp).then(|| series.no_error());
+        let pair = series.pair(delta.service, delta.peer, delta.role);
+        let (service, peer) = (&pair.service, &pair.peer);
+        let bytes = [delta.bytes_sent, delta.bytes_received];
+        if delta.protocol == Protocol::Udp {
+            let datagrams = [delta.datagrams_sent, delta.datagrams_received];
+            self.add(&self.udp_bytes, &mut pair.udp_bytes, service, peer, bytes);
+            self.add(
+                &self.udp_datagrams,
+                &mut pair.udp_datagrams,
+                service,
+                peer,
+                datagrams,
+            );
             return;
         }
-        if delta.established {
-            self.connects
-                .get_or_create(&[
-                    ("service", service.clone()),
-                    ("peer", peer.clone()),
-                    ("role", self.role(delta.role)),
-                    ("result", self.names.ok.clone()),
-                    ("error_type", labels.error(None)),
-                ])
+        self.add(&self.tcp_bytes, &mut pair.tcp_bytes, service, peer, bytes);
+        let of_side = &mut pair.sides[side(delta.role)];
+        if let Some(no_error) = no_error {
+            of_side
+                .connects
+                .get_or_insert_with(|| {
+                    self.connects.get_or_create_owned(&[
+                        ("service", service.clone()),
+                        ("peer", peer.clone()),
+                        ("role", self.role(delta.role)),
+                        ("result", self.names.ok.clone()),
+                        ("error_type", no_error),
+                    ])
+                })
                 .inc();
         }
         if let Some(seconds) = delta.connect_seconds {
-            self.connect_duration
-                .get_or_create(&[
-                    ("service", service.clone()),
-                    ("peer", peer.clone()),
-                    ("role", self.role(delta.role)),
-                ])
+            of_side
+                .connect_duration
+                .get_or_insert_with(|| {
+                    self.connect_duration.get_or_create_owned(&[
+                        ("service", service.clone()),
+                        ("peer", peer.clone()),
+                        ("role", self.role(delta.role)),
+                    ])
+                })
                 .observe(seconds);
         }
         if let Some(seconds) = delta.accept_wait_seconds {
-            self.accept_wait
-                .get_or_create(&[("service", service.clone())])
+            pair.accept_wait
+                .get_or_insert_with(|| {
+                    self.accept_wait
+                        .get_or_create_owned(&[("service", service.clone())])
+                })
                 .observe(seconds);
         }
-        self.syn_retransmits.inc_by(delta.syn_retransmits);
-        if delta.rtt_seconds.is_some() || delta.retransmits > 0 {
-            let pair = [("service", service), ("peer", peer)];
-            if let Some(seconds) = delta.rtt_seconds {
-                self.rtt.get_or_create(&pair).observe(seconds);
-            }
-            if delta.retransmits > 0 {
-                self.retransmits.get_or_create(&pair).inc_by(delta.retransmits);
-            }
+        if delta.syn_retransmits > 0 {
+            self.syn_retransmits.inc_by(delta.syn_retransmits);
+        }
+        let labels = || [("service", service.clone()), ("peer", peer.clone())];
+        if let Some(seconds) = delta.rtt_seconds {
+            pair.rtt
+                .get_or_insert_with(|| self.rtt.get_or_create_owned(&labels()))
+                .observe(seconds);
+        }
+        if delta.retransmits > 0 {
+            pair.retransmits
+                .get_or_insert_with(|| self.retransmits.get_or_create_owned(&labels()))
+                .inc_by(delta.retransmits);
         }
     }
 
@@ -223,32 +246,34 @@ impl Families {
         &self,
         from: Option<(Option<&str>, FlowRole)>,
         to: Option<(Option<&str>, FlowRole)>,
-        labels: &mut Labels,
+        series: &mut Series,
     ) {
         for (place, step) in [(from, -1), (to, 1)] {
             match place {
                 None => {}
                 Some((_, FlowRole::Forwarded)) => drop(self.forwarded_active.inc_by(step)),
                 Some((service, role)) => {
-                    let place = [("service", labels.service(service)), ("role", self.role(role))];
-                    self.active.get_or_create(&place).inc_by(step);
+                    let make = |service| {
+                        let place = [("service", service), ("role", self.role(role))];
+                        self.active.get_or_create_owned(&place)
+                    };
+                    series.active(service, role, make).inc_by(step);
                 }
             }
         }
     }
 
-    pub(super) fn consume(&self, event: &Event, labels: &mut Labels) {
+    pub(super) fn consume(&self, event: &Event, series: &mut Series) {
         let Some(flow) = event.flow.as_ref().filter(|flow| flow.state.is_final()) else {
             return;
         };
         if let Some(nat) = &event.nat {
-            let result: Text = nat.status.name().into();
-            self.nat_lookups
-                .get_or_create(&[
-                    ("result", result),
-                    ("method", labels.method(nat.method.as_deref())),
-                ])
-                .inc();
+            let make = |method| {
+                let result: Text = nat.status.name().into();
+                self.nat_lookups
+                    .get_or_create_owned(&[("result", result), ("method", method)])
+            };
+            series.nat_lookups(nat.status, nat.method.as_deref(), make).inc();
         }
         let Some(role @ (FlowRole::Client | FlowRole::Server)) = event.role else {
             return;
@@ -259,42 +284,63 @@ impl Families {
         let timed_out = flow.close_reason == Some(CloseReason::Timeout);
         let failed = flow.state == FlowState::Failed;
         if failed || timed_out {
-            let (service, peer) =
-                labels.pair(event.service.as_deref(), event.peer_ip.zip(event.peer_port), role);
+            let pair = series.pair(event.service.as_deref(), event.peer_ip.zip(event.peer_port), role);
+            let (service, peer) = (pair.service.clone(), pair.peer.clone());
             if timed_out {
-                self.timeouts
-                    .get_or_create(&[("service", service.clone()), ("peer", peer.clone())])
+                pair.timeouts
+                    .get_or_insert_with(|| {
+                        let labels = [("service", service.clone()), ("peer", peer.clone())];
+                        self.timeouts.get_or_create_owned(&labels)
+                    })
                     .inc();
             }
             if failed {
-                let reason = flow.error.as_deref().or(flow.close_reason.map(CloseReason::name));
+                let error = flow.error.as_deref().or(flow.close_reason.map(CloseReason::name));
+                let error_type = match error {
+                    Some(error) => series.error(error),
+                    None => series.no_error(),
+                };
                 self.connects
                     .get_or_create(&[
                         ("service", service),
                         ("peer", peer),
                         ("role", self.role(role)),
                         ("result", self.names.failed.clone()),
-                        ("error_type", labels.error(reason)),
+                        ("error_type", error_type),
                     ])
                     .inc();
             }
         }
-        match flow.close_reason {
-            Some(CloseReason::ResetLocal) => drop(self.resets.get_or_create(&[("origin", "local")]).inc()),
-            Some(CloseReason::ResetRemote) => drop(self.resets.get_or_create(&[("origin", "remote")]).inc()),
-            _ => {}
-        }
+        let (at, origin) = match flow.close_reason {
+            Some(CloseReason::ResetLocal) => (0, "local"),
+            Some(CloseReason::ResetRemote) => (1, "remote"),
+            _ => return,
+        };
+        series.resets[at]
+            .get_or_insert_with(|| self.resets.get_or_create_owned(&[("origin", origin)]))
+            .inc();
     }
 
-    fn add(&self, family: &Family<Three, Counter>, service: &Text, peer: &Text, sent: u64, received: u64) {
-        for (direction, amount) in [(&self.names.sent, sent), (&self.names.received, received)] {
+    /// Adds what was sent and received.
+    fn add(
+        &self,
+        family: &Family<Three, Counter>,
+        handles: &mut [Option<Counter>; 2],
+        service: &Text,
+        peer: &Text,
+        amounts: [u64; 2],
+    ) {
+        let directions = [&self.names.sent, &self.names.received];
+        for ((handle, direction), amount) in handles.iter_mut().zip(directions).zip(amounts) {
             if amount > 0 {
-                family
-                    .get_or_create(&[
-                        ("service", service.clone()),
-                        ("peer", peer.clone()),
-                        ("direction", direction.clone()),
-                    ])
+                handle
+                    .get_or_insert_with(|| {
+                        family.get_or_create_owned(&[
+                            ("service", service.clone()),
+                            ("peer", peer.clone()),
+                            ("direction", direction.clone()),
+                        ])
+                    })
                     .inc_by(amount);
             }
         }

@@ -22,7 +22,41 @@ pub const UNKNOWN: &str = "~unknown";
 /// How often a bound was met, by label.
 pub(super) type Overflow = Family<[(&'static str, &'static str); 1], Counter>;
 
-/// The bounded values of every label.
+/// Bounds that one decision met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bounds(u8);
+
+impl Bounds {
+    pub(super) const SERVICE: Bounds = Bounds(1);
+    pub(super) const PEER: Bounds = Bounds(1 << 1);
+    pub(super) const PAIR: Bounds = Bounds(1 << 2);
+    pub(super) const ERROR: Bounds = Bounds(1 << 3);
+    pub(super) const METHOD: Bounds = Bounds(1 << 4);
+
+    /// Names in the metric.
+    pub(super) const NAMES: [(Bounds, &'static str); 5] = [
+        (Bounds::SERVICE, "service"),
+        (Bounds::PEER, "peer"),
+        (Bounds::PAIR, "service,peer"),
+        (Bounds::ERROR, "error_type"),
+        (Bounds::METHOD, "method"),
+    ];
+
+    pub(super) const fn contains(self, bound: Bounds) -> bool {
+        self.0 & bound.0 != 0
+    }
+
+    /// This bound, or none when the value was within it.
+    pub(super) const fn unless(self, within: bool) -> Bounds {
+        if within { Bounds(0) } else { self }
+    }
+
+    const fn and(self, other: Bounds) -> Bounds {
+        Bounds(self.0 | other.0)
+    }
+}
+
+/// The bounded values of every label. Of each value asked for: the one to use, and whether it is that one.
 #[derive(Debug)]
 pub(super) struct Labels {
     services: Bounded,
@@ -32,11 +66,10 @@ pub(super) struct Labels {
     pairs: HashSet<(Arc<str>, Arc<str>)>,
     max_pairs: usize,
     other: Arc<str>,
-    overflow: Overflow,
 }
 
 impl Labels {
-    pub(super) fn new(config: &MetricsConfig, overflow: Overflow) -> Labels {
+    pub(super) fn new(config: &MetricsConfig) -> Labels {
         Labels {
             services: Bounded::new(config.max_services),
             errors: Bounded::new(config.max_values),
@@ -45,54 +78,41 @@ impl Labels {
             pairs: HashSet::new(),
             max_pairs: config.max_pairs,
             other: OTHER.into(),
-            overflow,
         }
     }
 
-    pub(super) fn service(&mut self, service: Option<&str>) -> Arc<str> {
-        let (value, within) = self.services.admit(service.unwrap_or(UNKNOWN));
-        self.note(within, "service");
-        value
+    pub(super) fn service(&mut self, service: Option<&str>) -> (Arc<str>, bool) {
+        self.services.admit(service.unwrap_or(UNKNOWN))
     }
 
-    pub(super) fn error(&mut self, error: Option<&str>) -> Arc<str> {
-        let (value, within) = self.errors.admit(error.unwrap_or(""));
-        self.note(within, "error_type");
-        value
+    pub(super) fn error(&mut self, error: Option<&str>) -> (Arc<str>, bool) {
+        self.errors.admit(error.unwrap_or(""))
     }
 
-    pub(super) fn method(&mut self, method: Option<&str>) -> Arc<str> {
-        let (value, within) = self.methods.admit(method.unwrap_or(""));
-        self.note(within, "method");
-        value
+    pub(super) fn method(&mut self, method: Option<&str>) -> (Arc<str>, bool) {
+        self.methods.admit(method.unwrap_or(""))
     }
 
-    /// The labels `service` and `peer` of a flow.
+    /// The labels `service` and `peer` of a flow, and the bounds met.
     pub(super) fn pair(
         &mut self,
         service: Option<&str>,
         peer: Option<(IpAddr, u16)>,
         role: FlowRole,
-    ) -> (Arc<str>, Arc<str>) {
-        let service = self.service(service);
+    ) -> (Arc<str>, Arc<str>, Bounds) {
+        let (service, within) = self.service(service);
+        let bounds = Bounds::SERVICE.unless(within);
         let (peer, within) = self.peers.name(peer, role);
-        self.note(within, "peer");
+        let bounds = bounds.and(Bounds::PEER.unless(within));
         let pair = (service, peer);
         if self.pairs.contains(&pair) {
-            return pair;
+            return (pair.0, pair.1, bounds);
         }
         if self.pairs.len() < self.max_pairs {
             self.pairs.insert(pair.clone());
-            return pair;
+            return (pair.0, pair.1, bounds);
         }
-        self.note(false, "service,peer");
-        (pair.0, self.other.clone())
-    }
-
-    fn note(&self, within: bool, label: &'static str) {
-        if !within {
-            self.overflow.get_or_create(&[("label", label)]).inc();
-        }
+        (pair.0, self.other.clone(), bounds.and(Bounds::PAIR))
     }
 }
 

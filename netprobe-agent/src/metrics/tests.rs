@@ -178,7 +178,7 @@ fn peers_are_named_by_the_rule() {
     let metrics = Metrics::new(&config);
     let name = |address: &str, port: u16, role: FlowRole| {
         let peer = Some((address.parse().unwrap(), port));
-        metrics.labels().pair(Some("s"), peer, role).1.to_string()
+        metrics.series().pair(Some("s"), peer, role).peer.to_string()
     };
     use FlowRole::{Client, Server};
     for (address, port, role, expected) in [
@@ -195,7 +195,7 @@ fn peers_are_named_by_the_rule() {
     ] {
         assert_eq!(name(address, port, role), expected, "{address}:{port}");
     }
-    assert_eq!(&*metrics.labels().pair(Some("s"), None, Client).1, UNKNOWN);
+    assert_eq!(&*metrics.series().pair(Some("s"), None, Client).peer, UNKNOWN);
     assert_eq!(
         value(&page(&metrics), "netprobe_label_overflow_total{label=\"peer\"}"),
         Some(3.0)
@@ -243,6 +243,85 @@ fn series_stay_bounded_whatever_the_traffic() {
         .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
         .sum();
     assert_eq!(sum, 6000.0, "a bound may hide a name, never an amount");
+}
+
+/// Labels without a memory of routes, asked the same, decide the same; and a bound met counts every time.
+#[test]
+fn kept_decisions_are_the_decisions() {
+    let config = MetricsConfig {
+        peers: BTreeMap::from([("192.0.7.0/24".parse().unwrap(), "known".to_owned())]),
+        max_peers: 100,
+        peer_prefix_v4: 24,
+        max_peer_networks: 10,
+        max_services: 4,
+        max_pairs: 60,
+        ..MetricsConfig::default()
+    };
+    let metrics = Metrics::new(&config);
+    let mut labels = labels::Labels::new(&config);
+    let mut met = BTreeMap::new();
+    // Past the number of decisions kept, and back to the first.
+    for index in (0..3000_u16).chain(0..3000).chain(2000..2100) {
+        let names = ["a", "b", "c", "d", "e", "~other"];
+        let service = names.get(usize::from(index) % 7).copied();
+        for role in [FlowRole::Client, FlowRole::Server] {
+            let peer = (index % 11 != 0).then(|| (address(index), index % 13));
+            let (service_label, peer_label, bounds) = labels.pair(service, peer, role);
+            for (_, name) in labels::Bounds::NAMES
+                .iter()
+                .filter(|(bound, _)| bounds.contains(*bound))
+            {
+                *met.entry(*name).or_insert(0.0) += 1.0;
+            }
+            let mut series = metrics.series();
+            let pair = series.pair(service, peer, role);
+            assert_eq!(
+                (&pair.service, &pair.peer),
+                (&service_label, &peer_label),
+                "{index}"
+            );
+        }
+    }
+    let page = page(&metrics);
+    assert_eq!(
+        met.keys().copied().collect::<Vec<_>>(),
+        ["peer", "service", "service,peer"]
+    );
+    for (name, count) in met {
+        let series = format!("netprobe_label_overflow_total{{label=\"{name}\"}}");
+        assert_eq!(value(&page, &series), Some(count), "{name}");
+    }
+}
+
+#[test]
+fn refused_names_share_a_series() {
+    let config = MetricsConfig {
+        max_services: 1,
+        max_values: 1,
+        ..MetricsConfig::default()
+    };
+    let metrics = Metrics::new(&config);
+    for service in ["a", "b", "c", "a", OTHER] {
+        metrics.move_active(None, Some((Some(service), FlowRole::Server)));
+        let mut event = fixture::flow();
+        event.nat.as_mut().unwrap().method = Some(service.to_owned().into());
+        metrics.consume(&event);
+    }
+    let page = page(&metrics);
+    for (series, expected) in [
+        ("tcp_connections_active{service=\"a\",role=\"server\"}", 2.0),
+        ("tcp_connections_active{service=\"~other\",role=\"server\"}", 3.0),
+        ("nat_lookups_total{result=\"snat+dnat\",method=\"a\"}", 2.0),
+        ("nat_lookups_total{result=\"snat+dnat\",method=\"~other\"}", 3.0),
+        ("label_overflow_total{label=\"service\"}", 3.0),
+        ("label_overflow_total{label=\"method\"}", 3.0),
+    ] {
+        assert_eq!(
+            value(&page, &format!("netprobe_{series}")),
+            Some(expected),
+            "{series}"
+        );
+    }
 }
 
 fn full_report() -> ProbeReport {
@@ -353,7 +432,6 @@ fn full() -> Arc<Metrics> {
         });
         metrics.consume(&event);
     }
-    metrics.labels().service(Some("x"));
     metrics
         .families
         .label_overflow
