@@ -72,6 +72,16 @@ fn ids_are_the_sha256_of_the_connection() {
 }
 
 #[test]
+fn a_connection_id_is_whole_however_long() {
+    for len in [0, 1, 36, 43, 44, 62, 63, 64, 100, 500] {
+        let boot_id = "ä".repeat(len / 2) + &"b".repeat(len % 2);
+        for cookie in [0, 4711, u64::MAX] {
+            assert_eq!(&*connection_id(&boot_id, cookie), format!("{boot_id}-{cookie}"));
+        }
+    }
+}
+
+#[test]
 fn time_has_nine_digits_and_reads_back() {
     for (nanos, text) in [
         (0, "1970-01-01T00:00:00.000000000Z"),
