@@ -31,5 +31,7 @@ pub const KNOB_LOG: usize = 12;
 pub const KNOB_SYS_EXIT_ACCEPT: usize = 13;
 /// 1: `sys_exit` serves the failed-connect fact.
 pub const KNOB_SYS_EXIT_CONNECT: usize = 14;
+/// 1: every program returns at once, so that the price of the hooks alone can be measured.
+pub const KNOB_EMPTY: usize = 15;
 /// Entries of the array.
 pub const KNOB_COUNT: usize = 16;

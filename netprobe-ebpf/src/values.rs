@@ -3,7 +3,7 @@
 
 use core::ptr;
 
-use netprobe_common::{KNOB_COUNT, OFFSET_ABSENT, OFFSET_COUNT};
+use netprobe_common::{KNOB_COUNT, KNOB_EMPTY, OFFSET_ABSENT, OFFSET_COUNT};
 
 /// Offsets of kernel struct members, see `netprobe_common::OFFSET_PATHS`.
 #[unsafe(no_mangle)]
@@ -31,4 +31,10 @@ pub fn has(index: usize) -> bool {
 pub fn knob(index: usize) -> u64 {
     // SAFETY: as in `offset`.
     unsafe { ptr::read_volatile(&raw const KNOBS[index]) }
+}
+
+/// Whether programs are to do nothing.
+#[inline(always)]
+pub fn empty() -> bool {
+    knob(KNOB_EMPTY) != 0
 }

@@ -39,6 +39,8 @@ pub struct ProbeConfig {
     pub byte_check: bool,
     /// Whether BPF run statistics are switched on while the agent runs.
     pub statistics: bool,
+    /// Whether programs return at once: measures the price of the hooks alone, and reports nothing.
+    pub empty_programs: bool,
     /// Whether programs write debug lines through the agent's log.
     pub kernel_log: bool,
 }
@@ -59,6 +61,7 @@ impl Default for ProbeConfig {
             accounting: false,
             byte_check: true,
             statistics: false,
+            empty_programs: false,
             kernel_log: false,
         }
     }

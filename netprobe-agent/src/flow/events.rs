@@ -49,23 +49,18 @@ impl Maker {
     }
 
     /// The event of a connect that failed before its SYN.
-    pub fn connect_failed(
-        &self,
-        record: &ConnectFailedRecord,
-        process: Option<Identity>,
-        connection: u64,
-    ) -> Event {
+    pub fn connect_failed(&self, record: &ConnectFailedRecord, process: Option<Identity>) -> Event {
         let mut flow = Flow::new(FlowState::Failed);
         flow.close_reason = Some(ending::failed(record.error));
         flow.error = Some(errno::name(record.error));
         flow.syn_retransmits = Some(0);
         let severity = flow_severity(&flow, false);
-        let id = if record.cookie != 0 {
-            // The same socket may fail again and again: each attempt is a connection of its own.
-            format!("{}-{}.{}", self.origin.boot_id, record.cookie, connection).into()
-        } else {
-            format!("{}-0.{}", self.origin.boot_id, connection).into()
-        };
+        // The same socket may fail again and again, and may have no cookie yet: the time of the attempt tells them apart.
+        let id = format!(
+            "{}-{}.{:x}",
+            self.origin.boot_id, record.cookie, record.header.ts_ns
+        )
+        .into();
         let mut event = Event::flow(&self.origin, id, severity, flow);
         event.started_at = Some(self.wall.at(record.header.ts_ns));
         event.elapsed_ms = Some(0.0);

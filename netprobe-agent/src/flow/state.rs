@@ -76,7 +76,6 @@ pub struct State {
     timers: Timers,
     accepts: HashMap<u64, AcceptRecord>,
     config: FlowConfig,
-    failed_connects: u64,
 }
 
 impl State {
@@ -96,7 +95,6 @@ impl State {
             timers: Timers::default(),
             accepts: HashMap::new(),
             config: config.clone(),
-            failed_connects: 0,
         }
     }
 
@@ -257,9 +255,8 @@ impl State {
     }
 
     fn connect_failed(&mut self, record: &ConnectFailedRecord) {
-        self.failed_connects += 1;
         let process = self.identity(&record.process, record.header.ts_ns);
-        let event = self.maker.connect_failed(record, process, self.failed_connects);
+        let event = self.maker.connect_failed(record, process);
         self.fanout.emit(event);
     }
 

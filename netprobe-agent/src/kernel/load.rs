@@ -291,6 +291,7 @@ impl Kernel {
         knobs[KNOB_ACCEPT_RET_ARG] = parameters("inet_csk_accept", 2);
         knobs[KNOB_RECV_RET_ARG] = parameters("tcp_recvmsg", 5);
         knobs[KNOB_UDP] = u64::from(config.udp);
+        knobs[KNOB_EMPTY] = u64::from(config.empty_programs);
         knobs[KNOB_BYTE_CHECK] = u64::from(config.byte_check);
         knobs[KNOB_SYS_EXIT_ACCEPT] = u64::from(chosen.is_none() || method("accept") == Some("sys_exit"));
         knobs[KNOB_SYS_EXIT_CONNECT] =

@@ -16,11 +16,14 @@ use crate::{
         sock::{self, Sock},
         task,
     },
-    values::knob,
+    values::{empty, knob},
 };
 
 #[fexit(function = "inet_csk_accept")]
 fn accept_exit(ctx: FExitContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     // (sk, arg) since 6.10, (sk, flags, err, kern) before: the agent counts the arguments in BTF.
     let sk = if knob(KNOB_ACCEPT_RET_ARG) == 2 {
         fexit_word!(ctx, 16)
@@ -33,6 +36,9 @@ fn accept_exit(ctx: FExitContext) -> i32 {
 
 #[kretprobe]
 fn accept_return(ctx: RetProbeContext) -> u32 {
+    if empty() {
+        return 0;
+    }
     accepted(ctx.ret());
     0
 }

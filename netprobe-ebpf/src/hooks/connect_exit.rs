@@ -19,7 +19,7 @@ use crate::{
         task,
     },
     maps::CONNECTING,
-    values::knob,
+    values::{empty, knob},
 };
 
 const EINPROGRESS: i32 = 115;
@@ -33,6 +33,9 @@ pub type Address = [u8; 24];
 
 #[fexit(function = "__inet_stream_connect")]
 fn connect_exit(ctx: FExitContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     // int __inet_stream_connect(struct socket *, struct sockaddr *, int addr_len, int flags, int is_sendmsg)
     let socket: *const c_void = ctx.arg(0);
     let address: *const Address = ctx.arg(1);

@@ -5,10 +5,13 @@
 
 use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 
-use crate::{kernel::packet::Packet, nat};
+use crate::{kernel::packet::Packet, nat, values::empty};
 
 #[kprobe]
 fn conntrack_confirm(ctx: ProbeContext) -> u32 {
+    if empty() {
+        return 0;
+    }
     // unsigned int __nf_conntrack_confirm(struct sk_buff *skb)
     if let Some(skb) = ctx.arg::<Packet>(0) {
         let _ = nat::confirmed(skb);

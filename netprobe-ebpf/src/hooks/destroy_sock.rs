@@ -5,10 +5,13 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
-use crate::{conn, kernel::sock::Sock};
+use crate::{conn, kernel::sock::Sock, values::empty};
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn destroy_sock(ctx: BtfTracePointContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let sk: Sock = ctx.arg(0);
     // SAFETY: the tracepoint's argument is a trusted, non-null socket.
     unsafe { conn::destroyed(sk) };

@@ -5,10 +5,13 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
-use crate::{kernel::packet::Packet, nat};
+use crate::{kernel::packet::Packet, nat, values::empty};
 
 #[btf_tracepoint(function = "net_dev_queue")]
 fn net_dev_queue(ctx: BtfTracePointContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let skb: Packet = ctx.arg(0);
     // SAFETY: the tracepoint's argument is a trusted, non-null packet.
     unsafe { nat::queued(skb) };

@@ -3,12 +3,20 @@
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 use netprobe_common::KNOB_RECV_RET_ARG;
 
-use crate::{conn, hooks::fexit_word, kernel::sock::Sock, values::knob};
+use crate::{
+    conn,
+    hooks::fexit_word,
+    kernel::sock::Sock,
+    values::{empty, knob},
+};
 
 const MSG_PEEK: i32 = 2;
 
 #[fexit(function = "tcp_recvmsg")]
 fn receive_exit(ctx: FExitContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let sk: Sock = ctx.arg(0);
     // (sk, msg, len, flags, addr_len); until 5.18 with `nonblock` before the flags.
     let (flags, ret) = if knob(KNOB_RECV_RET_ARG) == 5 {

@@ -3,10 +3,13 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use netprobe_common::{RESETS_RECEIVED, flow_flags};
 
-use crate::{conn, count, kernel::sock::Sock};
+use crate::{conn, count, kernel::sock::Sock, values::empty};
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn receive_reset(ctx: BtfTracePointContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let sk: Sock = ctx.arg(0);
     // SAFETY: the tracepoint's argument is a trusted, non-null socket.
     if let Some(conn) = unsafe { conn::get(sk) } {

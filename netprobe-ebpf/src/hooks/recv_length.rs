@@ -10,13 +10,16 @@ use crate::{
     conn,
     kernel::sock::{self, Sock},
     udp::{self, Direction},
-    values::knob,
+    values::{empty, knob},
 };
 
 const MSG_PEEK: i32 = 2;
 
 #[btf_tracepoint(function = "sock_recv_length")]
 fn recv_length(ctx: BtfTracePointContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let sk: Sock = ctx.arg(0);
     let ret: i32 = ctx.arg(1);
     let flags: i32 = ctx.arg(2);

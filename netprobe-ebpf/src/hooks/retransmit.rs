@@ -4,10 +4,13 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
-use crate::{conn, kernel::sock::Sock};
+use crate::{conn, kernel::sock::Sock, values::empty};
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit(ctx: BtfTracePointContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let sk: Sock = ctx.arg(0);
     // SAFETY: the tracepoint's first argument is a trusted, non-null socket.
     unsafe { conn::retransmitted(sk) };

@@ -4,10 +4,13 @@
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
-use crate::{conn, kernel::sock::Sock};
+use crate::{conn, kernel::sock::Sock, values::empty};
 
 #[fexit(function = "tcp_sendmsg")]
 fn send_exit(ctx: FExitContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let sk: Sock = ctx.arg(0);
     // int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
     let ret: i32 = ctx.arg(3);

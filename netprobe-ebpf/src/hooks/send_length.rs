@@ -10,11 +10,14 @@ use crate::{
     conn,
     kernel::sock::{self, Sock},
     udp::{self, Direction},
-    values::knob,
+    values::{empty, knob},
 };
 
 #[btf_tracepoint(function = "sock_send_length")]
 fn send_length(ctx: BtfTracePointContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let sk: Sock = ctx.arg(0);
     let ret: i32 = ctx.arg(1);
     // SAFETY: the tracepoint's first argument is a trusted, non-null socket.

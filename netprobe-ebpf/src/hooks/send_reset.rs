@@ -3,10 +3,13 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use netprobe_common::{RESETS_NO_SOCKET, RESETS_SENT, flow_flags};
 
-use crate::{conn, count, kernel::sock::Sock};
+use crate::{conn, count, kernel::sock::Sock, values::empty};
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn send_reset(ctx: BtfTracePointContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let sk: Sock = ctx.arg(0);
     if sk.is_null() {
         count::one(RESETS_NO_SOCKET);

@@ -14,10 +14,14 @@ use crate::{
         task,
     },
     maps::CONNECTING,
+    values::empty,
 };
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn set_state(ctx: BtfTracePointContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let sk: Sock = ctx.arg(0);
     let from: i32 = ctx.arg(1);
     let to: i32 = ctx.arg(2);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     kernel::{load, probe_at, sock, task},
-    values::knob,
+    values::{empty, knob},
 };
 
 // x86-64 system call numbers.
@@ -26,6 +26,9 @@ const USER_CS: u16 = 0x33;
 
 #[btf_tracepoint(function = "sys_exit")]
 fn sys_exit(ctx: BtfTracePointContext) -> i32 {
+    if empty() {
+        return 0;
+    }
     let regs: *const c_void = ctx.arg(0);
     let ret: i64 = ctx.arg(1);
     // SAFETY: the tracepoint's first argument is the task's saved registers.

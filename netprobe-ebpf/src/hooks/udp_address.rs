@@ -7,27 +7,39 @@ use core::ffi::c_void;
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
-use crate::{kernel::sock::map, udp};
+use crate::{kernel::sock::map, udp, values::empty};
 
 const ALLOW: i32 = 1;
 
 #[cgroup_sock_addr(sendmsg4)]
 fn udp_sendmsg4(ctx: SockAddrContext) -> i32 {
+    if empty() {
+        return ALLOW;
+    }
     v4(&ctx)
 }
 
 #[cgroup_sock_addr(recvmsg4)]
 fn udp_recvmsg4(ctx: SockAddrContext) -> i32 {
+    if empty() {
+        return ALLOW;
+    }
     v4(&ctx)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn udp_sendmsg6(ctx: SockAddrContext) -> i32 {
+    if empty() {
+        return ALLOW;
+    }
     v6(&ctx)
 }
 
 #[cgroup_sock_addr(recvmsg6)]
 fn udp_recvmsg6(ctx: SockAddrContext) -> i32 {
+    if empty() {
+        return ALLOW;
+    }
     v6(&ctx)
 }
 

@@ -21,6 +21,8 @@ pub struct Program {
     pub runs: u64,
     /// Nanoseconds a run, the statistics' own overhead included.
     pub ns: f64,
+    /// The same of an empty program on the same hook; `None`: it never ran.
+    pub empty_ns: Option<f64>,
 }
 
 /// All figures of cost.
@@ -30,6 +32,8 @@ pub struct Cost {
     pub programs: Vec<Program>,
     /// Summed nanoseconds of all programs per connection, both ends, under connect/request/close.
     pub bpf_ns_per_connection: f64,
+    /// The same of empty programs.
+    pub empty_ns_per_connection: f64,
     /// Agent's processor time per emitted event, microseconds, without and with events on stdout.
     pub cpu_us_per_event: (f64, f64),
     /// Connections a second meanwhile, without and with events on stdout.
@@ -70,8 +74,29 @@ fn read_programs(probe: &Value) -> Result<Vec<(String, u64, u64)>> {
 }
 
 fn programs(options: &Options, cost: &mut Cost) -> Result<()> {
+    let (full, ns_full) = program_costs(options, "statistics = true")?;
+    let (empty, ns_empty) = program_costs(options, "statistics = true\nempty_programs = true")?;
+    cost.bpf_ns_per_connection = ns_full;
+    cost.empty_ns_per_connection = ns_empty;
+    cost.programs = full
+        .into_iter()
+        .map(|(name, runs, ns)| Program {
+            empty_ns: empty
+                .iter()
+                .find(|other| other.0 == name && other.1 > 0)
+                .map(|other| other.2 as f64 / other.1 as f64),
+            name,
+            runs,
+            ns: ns as f64 / runs.max(1) as f64,
+        })
+        .collect();
+    Ok(())
+}
+
+/// Runs and time of every program under all workloads, and the time of all per connection.
+fn program_costs(options: &Options, probe: &str) -> Result<(Vec<(String, u64, u64)>, f64)> {
     let settings = Settings {
-        probe: "statistics = true".to_owned(),
+        probe: probe.to_owned(),
         silent: true,
         ..Settings::default()
     };
@@ -85,19 +110,13 @@ fn programs(options: &Options, cost: &mut Cost) -> Result<()> {
         "no program has statistics: {after:?}"
     );
     let ns = |list: &[(String, u64, u64)]| list.iter().map(|p| p.2).sum::<u64>();
-    cost.bpf_ns_per_connection = (ns(&after) - ns(&before)) as f64 / made as f64;
+    let per_connection = (ns(&after) - ns(&before)) as f64 / made as f64;
     for workload in Workload::ALL {
         workload.measure(options.slice * 4)?;
     }
-    cost.programs = read_programs(&agent.probe()?)?
-        .into_iter()
-        .map(|(name, runs, ns)| Program {
-            name,
-            runs,
-            ns: ns as f64 / runs.max(1) as f64,
-        })
-        .collect();
-    agent.stop().map(|_| ())
+    let programs = read_programs(&agent.probe()?)?;
+    agent.stop()?;
+    Ok((programs, per_connection))
 }
 
 /// User and system time of a process, seconds.
@@ -182,14 +201,23 @@ fn memory(options: &Options, cost: &mut Cost) -> Result<()> {
 }
 
 pub(super) fn markdown(cost: &Cost) -> String {
-    let mut text = String::from("\n| BPF program | runs | ns a run |\n|---|---|---|\n");
+    let mut text = String::from(
+        "\n| BPF program | runs | ns a run | ns of an empty one | over empty |\n|---|---|---|---|---|\n",
+    );
     for p in cost.programs.iter().filter(|p| p.runs > 0) {
-        text.push_str(&format!("| {} | {} | {:.0} |\n", p.name, p.runs, p.ns));
+        let (empty, over) = p.empty_ns.map_or(("–".to_owned(), "–".to_owned()), |empty| {
+            (format!("{empty:.0}"), format!("{:+.0}", p.ns - empty))
+        });
+        text.push_str(&format!(
+            "| {} | {} | {:.0} | {empty} | {over} |\n",
+            p.name, p.runs, p.ns
+        ));
     }
     let (seen, lost, unaccounted) = cost.saturation;
     text.push_str(&format!(
         "\n| figure | value |\n|---|---|\n\
          | BPF time per loopback connection, all programs, both ends | {:.2} µs |\n\
+         | the same with empty programs | {:.2} µs |\n\
          | agent CPU per event, no output | {:.2} µs |\n\
          | agent CPU per event, JSON Lines on stdout | {:.2} µs |\n\
          | connections/s meanwhile, no output / output | {:.0} / {:.0} |\n\
@@ -197,6 +225,7 @@ pub(super) fn markdown(cost: &Cost) -> String {
          | resident memory, idle | {:.1} MiB |\n\
          | resident memory at {} live flows (of it anonymous) | {:.1} MiB ({:.1} MiB) |\n",
         cost.bpf_ns_per_connection / 1e3,
+        cost.empty_ns_per_connection / 1e3,
         cost.cpu_us_per_event.0,
         cost.cpu_us_per_event.1,
         cost.connections_per_second.0,
