@@ -1,10 +1,11 @@
 //! What the agent itself uses: per program, per event, per live flow, and what is lost when all is too much.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -172,32 +173,54 @@ fn resident(pid: u32, key: &str) -> Result<u64> {
         .with_context(|| format!("{key} is no number"))
 }
 
-/// Opens so many flows and holds them. A connection is two: one for each end.
+/// Opens so many flows and holds them, in processes of their own: one may not open that many files.
 fn memory(options: &Options, cost: &mut Cost) -> Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(
-        Resource::RLIMIT_NOFILE,
-        hard.max(options.live + 1000),
-        hard.max(options.live + 1000),
-    )?;
+    const FLOWS_PER_PROCESS: u64 = 16_000;
     let agent = Agent::start(&quiet())?;
     cost.resident_kb.0 = resident(agent.pid(), "VmRSS")?;
-    let mut held = Vec::with_capacity(options.live as usize);
-    let listeners: Vec<TcpListener> = (0..8)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect::<std::io::Result<_>>()?;
-    for index in 0..options.live / 2 {
-        let listener = &listeners[index as usize % listeners.len()];
-        held.push(TcpStream::connect(listener.local_addr()?)?);
-        held.push(listener.accept()?.0);
+    let mut holders = Vec::new();
+    let mut left = options.live;
+    while left > 0 {
+        let flows = left.min(FLOWS_PER_PROCESS);
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["--hold", &flows.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        let stdout = child.stdout.take().context("a holder has no output")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        ensure!(line.trim() == "held", "a holder could not open {flows} flows");
+        holders.push(child);
+        left -= flows;
     }
     agent.ledger_at_rest(Duration::from_secs(60))?;
     // Past the first update of every flow.
     std::thread::sleep(Duration::from_secs(12));
-    cost.live_flows = held.len() as u64;
+    cost.live_flows = options.live;
     cost.resident_kb.1 = resident(agent.pid(), "VmRSS")?;
     cost.resident_kb.2 = resident(agent.pid(), "RssAnon")?;
+    for mut holder in holders {
+        drop(holder.stdin.take());
+        holder.wait()?;
+    }
     agent.stop().map(|_| ())
+}
+
+/// Opens loopback connections, two flows each, says so, and holds them until standard input ends.
+pub fn hold(flows: u64) -> Result<()> {
+    let listeners: Vec<TcpListener> = (0..8)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<std::io::Result<_>>()?;
+    let mut held = Vec::with_capacity(flows as usize);
+    for index in 0..flows / 2 {
+        let listener = &listeners[index as usize % listeners.len()];
+        held.push(TcpStream::connect(listener.local_addr()?)?);
+        held.push(listener.accept()?.0);
+    }
+    println!("held");
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
 }
 
 pub(super) fn markdown(cost: &Cost) -> String {

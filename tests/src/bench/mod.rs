@@ -14,7 +14,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::agent::{Agent, Settings};
-pub use cost::{Cost, Program};
+pub use cost::{Cost, Program, hold};
 pub use stats::Interval;
 pub use workload::Workload;
 

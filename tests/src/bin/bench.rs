@@ -26,6 +26,9 @@ struct Arguments {
     /// Where the raw data go.
     #[arg(long, default_value = "docs/perf-data/bench.json")]
     output: PathBuf,
+    /// Holds so many flows until standard input ends: what the bench starts itself with.
+    #[arg(long, hide = true)]
+    hold: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(flows) = arguments.hold {
+        return bench::hold(flows);
+    }
     let report = bench::run(&Options {
         pairs: arguments.pairs,
         slice: Duration::from_millis(arguments.slice_ms),
