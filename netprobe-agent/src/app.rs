@@ -25,7 +25,7 @@ use crate::{
     },
     metrics::{Metrics, MetricsSink},
     output::Output,
-    probe_report::ProbeReport,
+    probe_report::{KernelReport, ProbeReport},
     query,
     recent::Recent,
     ring::{self, Ring},
@@ -50,16 +50,15 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
         None
     };
     let listeners = Listeners::bind(&config.api)?;
-    let kernel = Kernel::detect()?;
     let own = own(&listeners)?;
-    let probe = kernel.attach(&config.probe, own)?;
+    let (probe, kernel) = attach(&config, own)?;
 
     let metrics = Metrics::new(&config.metrics);
     let recent = Recent::new(config.api.recent_events, config.api.recent_bytes);
     let (handle, queries) = query::channel();
     let reader_gone = output.as_ref().map(Output::reader_gone);
     let pipeline = pipeline(
-        &kernel,
+        kernel,
         probe,
         &config,
         metrics.clone(),
@@ -99,6 +98,26 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
     waited.and(ended)
 }
 
+/// Attaches the programs. The kernel's type information goes with the end of this: it is tens of megabytes.
+fn attach(config: &Config, own: Own) -> Result<(Probe, KernelReport), AgentError> {
+    let kernel = Kernel::detect()?;
+    let probe = kernel.attach(&config.probe, own)?;
+    let report = kernel.report.clone();
+    drop(kernel);
+    release_memory();
+    Ok((probe, report))
+}
+
+/// Gives freed memory back to the system; the allocator would keep it for later.
+#[expect(unsafe_code, reason = "one call of the C library no crate wraps")]
+fn release_memory() {
+    // SAFETY: no preconditions; it only returns unused pages.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// What this kernel allows; nothing stays attached.
 pub fn doctor(config: &Config) -> Result<ProbeReport, AgentError> {
     let kernel = Kernel::detect()?;
@@ -112,7 +131,7 @@ pub fn doctor(config: &Config) -> Result<ProbeReport, AgentError> {
 }
 
 fn pipeline(
-    kernel: &Kernel,
+    kernel: KernelReport,
     mut probe: Probe,
     config: &Arc<Config>,
     metrics: Arc<Metrics>,
@@ -138,7 +157,7 @@ fn pipeline(
         accepts_seen: probe.method("accept").is_some_and(|method| method != "first_io"),
     };
     let state = State::new(&config.flow, maker, fanout, metrics);
-    let reporter = Reporter::new(kernel.report.clone(), &probe);
+    let reporter = Reporter::new(kernel, &probe);
     Ok(Pipeline::new(
         probe,
         ring,

@@ -57,7 +57,10 @@ pub(super) fn measure(options: &Options) -> Result<Cost> {
     Ok(cost)
 }
 
-fn read_programs(probe: &Value) -> Result<Vec<(String, u64, u64)>> {
+/// A program's name, runs and nanoseconds.
+type Runs = (String, u64, u64);
+
+fn read_programs(probe: &Value) -> Result<Vec<Runs>> {
     let list = probe["programs"]
         .as_array()
         .context("the report has no programs")?;
@@ -95,7 +98,7 @@ fn programs(options: &Options, cost: &mut Cost) -> Result<()> {
 }
 
 /// Runs and time of every program under all workloads, and the time of all per connection.
-fn program_costs(options: &Options, probe: &str) -> Result<(Vec<(String, u64, u64)>, f64)> {
+fn program_costs(options: &Options, probe: &str) -> Result<(Vec<Runs>, f64)> {
     let settings = Settings {
         probe: probe.to_owned(),
         silent: true,
@@ -110,7 +113,7 @@ fn program_costs(options: &Options, probe: &str) -> Result<(Vec<(String, u64, u6
         after.iter().any(|program| program.1 > 0),
         "no program has statistics: {after:?}"
     );
-    let ns = |list: &[(String, u64, u64)]| list.iter().map(|p| p.2).sum::<u64>();
+    let ns = |list: &[Runs]| list.iter().map(|p| p.2).sum::<u64>();
     let per_connection = (ns(&after) - ns(&before)) as f64 / made as f64;
     for workload in Workload::ALL {
         workload.measure(options.slice * 4)?;
