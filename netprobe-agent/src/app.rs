@@ -20,7 +20,8 @@ use crate::{
         clock::WallClock, events::Maker, pipeline::Pipeline, report::Reporter, state::State, udp::UdpMap,
     },
     kernel::{
-        load::{Kernel, Own, Probe},
+        debug::KernelLog,
+        load::{Kernel, Own, Probe, take_map},
         netns,
     },
     metrics::{Metrics, MetricsSink},
@@ -28,7 +29,7 @@ use crate::{
     probe_report::{KernelReport, ProbeReport},
     query,
     recent::Recent,
-    ring::{self, Ring},
+    ring::Ring,
 };
 
 /// What the command line adds to the configuration.
@@ -68,6 +69,7 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
     )?;
 
     let run = pipeline.state.maker.origin.run.clone();
+    let kernel_log = pipeline.kernel_log.clone();
     let pipeline = spawn(pipeline, own, stop.clone())?;
     let address = listeners.address();
     let server = Server::start(
@@ -84,7 +86,7 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
     }
     // Whatever happens from here on, the pipeline ends in order: it detaches, drains and tells.
     let waited = match &server {
-        Ok(_) => wait(options.duration, reader_gone, &pipeline),
+        Ok(_) => wait(options.duration, reader_gone, &kernel_log, &pipeline),
         Err(_) => Ok(()),
     };
     stop.store(true, Ordering::Relaxed);
@@ -143,7 +145,8 @@ fn pipeline(
         AgentError::other(format!("the host's name cannot be read: {error}"), "mount /proc")
     })?;
     let ring = Ring::open(&mut probe.ebpf, config.probe.ring_bytes.get())?;
-    let udp = UdpMap::new(ring::take(&mut probe.ebpf, "UDP_FLOWS")?);
+    let udp = UdpMap::new(take_map(&mut probe.ebpf, "UDP_FLOWS")?);
+    let log = KernelLog::open(&mut probe.ebpf)?;
     let mut fanout = Fanout::new(origin.clone());
     fanout.add(Box::new(MetricsSink(metrics.clone())));
     fanout.add(Box::new(recent));
@@ -162,6 +165,7 @@ fn pipeline(
         probe,
         ring,
         udp,
+        log,
         state,
         queries,
         reporter,
@@ -202,6 +206,7 @@ fn spawn(
 fn wait(
     duration: Option<Duration>,
     reader_gone: Option<Arc<AtomicBool>>,
+    kernel_log: &AtomicBool,
     pipeline: &std::thread::JoinHandle<()>,
 ) -> Result<(), AgentError> {
     const LOOK: Duration = Duration::from_millis(100);
@@ -233,8 +238,20 @@ fn wait(
                 tokio::time::sleep(LOOK).await;
             }
         };
+        // SIGUSR1 switches the programs' debug lines on, SIGUSR2 off.
+        let mut on = signal(SignalKind::user_defined1()).map_err(failed)?;
+        let mut off = signal(SignalKind::user_defined2()).map_err(failed)?;
+        let switches = async {
+            loop {
+                tokio::select! {
+                    _ = on.recv() => kernel_log.store(true, Ordering::Relaxed),
+                    _ = off.recv() => kernel_log.store(false, Ordering::Relaxed),
+                }
+            }
+        };
         tokio::select! {
             () = end => {}
+            () = switches => {}
             () = gone => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

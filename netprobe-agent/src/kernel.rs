@@ -1,6 +1,7 @@
 //! Stage 0, the kernel: type information, capabilities, loading and attaching.
 
 pub mod btf;
+pub mod debug;
 pub mod facts;
 pub mod filter;
 pub mod load;

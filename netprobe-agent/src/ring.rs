@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, io, os::fd::AsRawFd as _, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
 use netprobe_common::{FlowRecord, Kind};
 
-use crate::error::AgentError;
+use crate::{error::AgentError, kernel::load::take_map};
 
 mod counters;
 
@@ -37,9 +37,9 @@ impl Ring {
     /// Takes the maps out of the loaded object.
     pub fn open(ebpf: &mut Ebpf, bytes: u32) -> Result<Ring, AgentError> {
         Ok(Ring {
-            ring: take(ebpf, "RECORDS")?,
-            overflow: take(ebpf, "OVERFLOW")?,
-            counters: take(ebpf, "COUNTERS")?,
+            ring: take_map(ebpf, "RECORDS")?,
+            overflow: take_map(ebpf, "OVERFLOW")?,
+            counters: take_map(ebpf, "COUNTERS")?,
             from_overflow: 0,
             bytes,
             last_bytes: 0,
@@ -137,16 +137,4 @@ impl Ring {
     fn counter(&self, index: u32) -> Result<u64, MapError> {
         Ok(self.counters.get(&index, 0)?.iter().sum())
     }
-}
-
-/// Takes a map out of the loaded object.
-pub fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, AgentError> {
-    let broken = |error: String| {
-        AgentError::other(
-            format!("map {name} of the BPF object: {error}"),
-            "rebuild netprobe",
-        )
-    };
-    let map = ebpf.take_map(name).ok_or_else(|| broken("missing".to_owned()))?;
-    T::try_from(map).map_err(|error| broken(error.to_string()))
 }

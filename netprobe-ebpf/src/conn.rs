@@ -1,10 +1,13 @@
 //! The life of a TCP connection, from SYN or accept queue to its one final record.
 
-use aya_ebpf::{bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::generated::bpf_sk_storage_get};
+use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::generated::bpf_sk_storage_get,
+    programs::BtfTracePointContext,
+};
 use netprobe_common::*;
 
 use crate::{
-    count, emit, filter,
+    count, debug, emit, filter,
     kernel::{
         clock,
         sock::{self, Sock, state},
@@ -222,7 +225,7 @@ pub unsafe fn closed(sk: Sock, from: u8) {
 /// # Safety
 /// See [`get`].
 #[inline(always)]
-pub unsafe fn destroyed(sk: Sock) {
+pub unsafe fn destroyed(ctx: &BtfTracePointContext, sk: Sock) {
     // SAFETY: by contract.
     unsafe {
         let Some(conn) = get(sk) else { return };
@@ -232,10 +235,11 @@ pub unsafe fn destroyed(sk: Sock) {
         if conn.record.flags & flow_flags::FINAL == 0 {
             conn.record.flags |= flow_flags::MISSED_CLOSE;
             count::one(MISSED_CLOSE);
+            debug::missed_close(ctx, &conn.record);
             finish(conn, sk);
         }
         if knob(KNOB_BYTE_CHECK) != 0 && conn.record.established_ns != 0 {
-            check_bytes(conn, sk);
+            check_bytes(ctx, conn, sk);
         }
     }
 }
@@ -319,7 +323,7 @@ unsafe fn measure(conn: &mut Conn, sk: Sock) {
 /// Compares the sums of calls with the counters taken at CLOSE. Explained differences: what was never read
 /// (it is still in the receive queue) and what was never acknowledged (it is still in the send queue).
 #[inline(always)]
-unsafe fn check_bytes(conn: &Conn, sk: Sock) {
+unsafe fn check_bytes(ctx: &BtfTracePointContext, conn: &Conn, sk: Sock) {
     let record = &conn.record;
     // SAFETY: by the caller's contract.
     let upper_layer = unsafe { tcp::has_upper_layer(sk) };
@@ -334,7 +338,7 @@ unsafe fn check_bytes(conn: &Conn, sk: Sock) {
     let (_, received) = tcp::payload(record);
     if record.calls.sent_bytes != written || record.calls.received_bytes > received {
         count::one(BYTE_DISAGREEMENT);
-        crate::debug::disagreement(record, written, received);
+        debug::disagreement(ctx, record, written, received);
         return;
     }
     // Calls gave less than TCP received. Left unread is explained; the rest was read without a receive call

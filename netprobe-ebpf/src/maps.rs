@@ -44,6 +44,10 @@ pub static UDP_PEERS: SkStorage<Peer> = SkStorage::new();
 #[map]
 pub static UDP_FLOWS: HashMap<UdpKey, UdpCounters> = HashMap::with_max_entries(65536, 0);
 
+/// Entry 0: whether debug lines are wanted. The agent changes it at run time.
+#[map]
+pub static LOG: Array<u32> = Array::with_max_entries(1, 0);
+
 /// Ports of the kernel-side filter: 1 is listed, by port number.
 #[map]
 pub static FILTER_PORTS: Array<u8> = Array::with_max_entries(65536, 0);

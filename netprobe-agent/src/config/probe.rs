@@ -41,7 +41,7 @@ pub struct ProbeConfig {
     pub statistics: bool,
     /// Whether programs return at once: measures the price of the hooks alone, and reports nothing.
     pub empty_programs: bool,
-    /// Whether programs write debug lines through the agent's log.
+    /// Whether programs write debug lines into the log from the start; SIGUSR1 switches them on, SIGUSR2 off.
     pub kernel_log: bool,
 }
 

@@ -73,7 +73,7 @@ impl Survey {
         };
         if namespaces.denied > 0 {
             survey.notices.push(format!(
-                "the namespaces of {} processes cannot be read: CAP_SYS_PTRACE is missing",
+                "the namespaces of {} processes cannot be read: CAP_SYS_PTRACE is missing, or something protects them",
                 namespaces.denied
             ));
         }

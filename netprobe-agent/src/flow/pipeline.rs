@@ -23,7 +23,10 @@ use crate::{
     config::Config,
     event::{Agent, AgentAction, Event, FlowState, Gap, GapScope, Severity},
     flow::report::Reporter,
-    kernel::load::{Own, Probe},
+    kernel::{
+        debug::KernelLog,
+        load::{Own, Probe},
+    },
     probe_report::LossReport,
     query::{FlowPage, Query},
     ring::Ring,
@@ -52,6 +55,9 @@ pub struct Pipeline {
     pub reporter: Reporter,
     /// Settings.
     pub config: Arc<Config>,
+    /// Whether the programs' debug lines are wanted; anyone may change it.
+    pub kernel_log: Arc<AtomicBool>,
+    log: KernelLog,
     told: Vec<LossReport>,
     survey: Option<std_mpsc::Receiver<(Purpose, Survey)>>,
     next_translate: Instant,
@@ -63,6 +69,7 @@ impl Pipeline {
         probe: Probe,
         ring: Ring,
         udp: UdpMap,
+        log: KernelLog,
         state: State,
         queries: mpsc::Receiver<Query>,
         reporter: Reporter,
@@ -70,6 +77,8 @@ impl Pipeline {
     ) -> Pipeline {
         Pipeline {
             probe: Some(probe),
+            kernel_log: Arc::new(AtomicBool::new(config.probe.kernel_log)),
+            log,
             ring,
             udp,
             state,
@@ -153,6 +162,8 @@ impl Pipeline {
         self.poll_udp(now);
         self.tell_losses();
         self.state.fanout.tick();
+        self.log.switch(self.kernel_log.load(Ordering::Relaxed));
+        self.log.flush();
     }
 
     fn poll_udp(&mut self, now_ns: u64) {

@@ -455,3 +455,18 @@ pub fn maps(ebpf: &Ebpf) -> BTreeMap<String, u32> {
         })
         .collect()
 }
+
+/// Takes a map out of the loaded object.
+pub fn take_map<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<T, AgentError> {
+    let broken = |error: String| {
+        AgentError::other(
+            format!("map {name} of the BPF object: {error}"),
+            "rebuild netprobe",
+        )
+    };
+    let map = ebpf.take_map(name).ok_or_else(|| broken("missing".to_owned()))?;
+    T::try_from(map).map_err(|error| broken(error.to_string()))
+}

@@ -14,6 +14,6 @@ fn destroy_sock(ctx: BtfTracePointContext) -> i32 {
     }
     let sk: Sock = ctx.arg(0);
     // SAFETY: the tracepoint's argument is a trusted, non-null socket.
-    unsafe { conn::destroyed(sk) };
+    unsafe { conn::destroyed(&ctx, sk) };
     0
 }
