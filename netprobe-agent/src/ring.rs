@@ -92,21 +92,29 @@ impl Ring {
         (self.last_bytes as f64 / f64::from(self.bytes)).min(1.0)
     }
 
-    /// Hands over the final records that found the ring full.
-    pub fn drain_overflow(&mut self, mut take: impl FnMut(&[u8])) -> Result<usize, MapError> {
-        let waiting = self.counter(netprobe_common::OVERFLOWED)?;
-        if waiting == self.from_overflow {
-            return Ok(0);
+    /// Cookies of the final records that found the ring full. To be asked for before the ring is drained: what a
+    /// connection told before its end is in the ring then, and must be taken first.
+    pub fn overflowed(&self) -> Result<Vec<u64>, MapError> {
+        if self.counter(netprobe_common::OVERFLOWED)? == self.from_overflow {
+            return Ok(Vec::new());
         }
-        let cookies: Vec<u64> = self.overflow.keys().collect::<Result<_, _>>()?;
+        self.overflow.keys().collect()
+    }
+
+    /// Hands over these final records; after the ring was drained to its end.
+    pub fn drain_overflow(
+        &mut self,
+        cookies: &[u64],
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<usize, MapError> {
         let mut count = 0;
         for cookie in cookies {
-            let record = match self.overflow.get(&cookie, 0) {
+            let record = match self.overflow.get(cookie, 0) {
                 Ok(record) => Aligned(record),
                 Err(MapError::KeyNotFound) => continue,
                 Err(error) => return Err(error),
             };
-            self.overflow.remove(&cookie)?;
+            self.overflow.remove(cookie)?;
             *self.drained.entry(Kind::Closed).or_default() += 1;
             self.from_overflow += 1;
             count += 1;

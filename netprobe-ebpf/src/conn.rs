@@ -13,7 +13,7 @@ use crate::{
         sock::{self, Sock, state},
         task, tcp,
     },
-    maps::CONNS,
+    maps::{CONNS, REFUSED},
     values::{has, knob},
 };
 
@@ -208,11 +208,15 @@ pub unsafe fn closed(sk: Sock, from: u8) {
                 conn
             }
         };
+        let error = sock::error(sk);
+        if from == state::SYN_SENT && error != 0 && REFUSED.insert(conn.record.cookie, error, 0).is_err() {
+            count::one(READ_FAULT);
+        }
         if conn.record.flags & (flow_flags::EXCLUDED | flow_flags::FINAL) != 0 {
             return;
         }
         conn.record.last_state = from;
-        conn.record.error = sock::error(sk);
+        conn.record.error = error;
         if conn.record.key.local_port == 0 {
             conn.record.key.local_port = tcp::source_port(sk);
         }

@@ -1,6 +1,6 @@
 //! The only place that writes to the ring and counts what did not fit.
 
-use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::bindings::{BPF_NOEXIST as NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use netprobe_common::{
     AcceptRecord, ConnectFailedRecord, FORCED_WAKEUPS, FlowRecord, ForwardRecord, Header, HopRecord,
     KNOB_WAKE_BYTES, Kind, LOST_BYTES_RECEIVED, LOST_BYTES_SENT, LOST_OVERFLOW_FULL, OVERFLOWED, UdpRecord,
@@ -14,6 +14,9 @@ use crate::{
     maps::{OVERFLOW, RECORDS},
     values::knob,
 };
+
+/// A second final record of one socket (it reconnected) must not replace the first.
+const BPF_NOEXIST: u64 = NOEXIST as u64;
 
 /// A struct that may go into the ring.
 ///
@@ -92,7 +95,10 @@ pub fn publish_final(conn: &mut Conn, now: u64) -> bool {
     if write(Kind::Closed, &mut conn.record, now) {
         return true;
     }
-    if OVERFLOW.insert(conn.record.cookie, conn.record, 0).is_ok() {
+    if OVERFLOW
+        .insert(conn.record.cookie, conn.record, BPF_NOEXIST)
+        .is_ok()
+    {
         count::one(OVERFLOWED);
         return true;
     }

@@ -31,10 +31,10 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_CO
 #[map]
 pub static HANDSHAKES: LruHashMap<u64, Handshake> = LruHashMap::with_max_entries(16384, 0);
 
-/// Threads inside a connect call that sent its SYN. Wanted for the length of the call; LRU because a thread killed
-/// inside the call never clears its entry.
+/// Sockets whose connect ended after its SYN, with the errno: the connect call that returns it next is no failure of its
+/// own. Wanted until that call; LRU because an application need not make one.
 #[map]
-pub static CONNECTING: LruHashMap<u64, u64> = LruHashMap::with_max_entries(16384, 0);
+pub static REFUSED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(16384, 0);
 
 /// Whom a thread is sending to or receiving from on an unconnected UDP socket.
 #[btf_map]

@@ -145,14 +145,19 @@ impl Pipeline {
 
     fn drain(&mut self) -> usize {
         let Pipeline { ring, state, .. } = self;
+        let broken = |error| {
+            tracing::error!("the overflow hash cannot be read: {error}");
+            Default::default()
+        };
+        let overflowed = ring.overflowed().unwrap_or_else(broken);
         let count = ring.drain(BATCH, |bytes| state.take(bytes));
-        match ring.drain_overflow(|bytes| state.take(bytes)) {
-            Ok(more) => count + more,
-            Err(error) => {
-                tracing::error!("the overflow hash cannot be read: {error}");
-                count
-            }
+        if count == BATCH || overflowed.is_empty() {
+            return count;
         }
+        count
+            + ring
+                .drain_overflow(&overflowed, |bytes| state.take(bytes))
+                .unwrap_or_else(|error| broken(error).len())
     }
 
     fn every_second(&mut self) {

@@ -18,13 +18,18 @@ use crate::{
         sock::{self, map},
         task,
     },
-    maps::CONNECTING,
+    maps::REFUSED,
     values::{empty, knob},
 };
 
 const EINPROGRESS: i32 = 115;
 const EALREADY: i32 = 114;
 const EISCONN: i32 = 106;
+const EINTR: i32 = 4;
+const EAGAIN: i32 = 11;
+/// First and last of the kernel's own "call again" codes.
+const ERESTARTSYS: i32 = 512;
+const ERESTART_RESTARTBLOCK: i32 = 516;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
@@ -40,7 +45,7 @@ fn connect_exit(ctx: FExitContext) -> i32 {
     let socket: *const c_void = ctx.arg(0);
     let address: *const Address = ctx.arg(1);
     let ret: i32 = ctx.arg(5);
-    if !failed_before_syn(ret) {
+    if !is_failure(ret) {
         return 0;
     }
     let Some(sk) = probe_at::<*const c_void>(socket, SOCKET_SK) else {
@@ -53,17 +58,25 @@ fn connect_exit(ctx: FExitContext) -> i32 {
     0
 }
 
-/// Whether a connect call that returned `ret` failed, and never sent a SYN: a refused one did, and ends by its state.
+/// Whether a connect call that returned `ret` failed, and not only waits or was interrupted.
 #[inline(always)]
-pub fn failed_before_syn(ret: i32) -> bool {
-    let sent_syn = CONNECTING.remove(task::thread()).is_ok();
-    ret < 0 && !sent_syn && ret != -EINPROGRESS && ret != -EALREADY && ret != -EISCONN
+pub fn is_failure(ret: i32) -> bool {
+    ret < 0
+        && !matches!(
+            -ret,
+            EINPROGRESS | EALREADY | EISCONN | EINTR | EAGAIN | ERESTARTSYS..=ERESTART_RESTARTBLOCK
+        )
 }
 
 /// Publishes the failure of `sk`'s connect to `address`.
 #[inline(always)]
 pub fn failed(sk: *const c_void, address: &Address, ret: i32) -> Option<()> {
     if probe_at::<u16>(sk, SK_PROTOCOL)? != sock::TCP {
+        return None;
+    }
+    let cookie = sock::cookie_if_set(sk);
+    // Its SYN was sent and the connection ended by its state: told already.
+    if cookie != 0 && REFUSED.remove(cookie).is_ok() {
         return None;
     }
     let family = u16::from_ne_bytes([address[0], address[1]]);
@@ -86,7 +99,6 @@ pub fn failed(sk: *const c_void, address: &Address, ret: i32) -> Option<()> {
         count::one(SUPPRESSED_FILTER);
         return None;
     }
-    let cookie = sock::cookie_if_set(sk);
     emit::publish_in_place(
         Kind::ConnectFailed,
         clock::now(),

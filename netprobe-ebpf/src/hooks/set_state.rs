@@ -9,11 +9,7 @@ use netprobe_common::flow_flags;
 
 use crate::{
     conn,
-    kernel::{
-        sock::{self, Sock, state},
-        task,
-    },
-    maps::CONNECTING,
+    kernel::sock::{self, Sock, state},
     values::empty,
 };
 
@@ -32,10 +28,7 @@ fn set_state(ctx: BtfTracePointContext) -> i32 {
             return 0;
         }
         match (from, to) {
-            (_, state::SYN_SENT) => {
-                conn::connecting(sk);
-                let _ = CONNECTING.insert(task::thread(), 1, 0);
-            }
+            (_, state::SYN_SENT) => conn::connecting(sk),
             (state::SYN_SENT | state::SYN_RECV, state::ESTABLISHED) => conn::established(sk, from),
             (_, state::FIN_WAIT1 | state::LAST_ACK) => {
                 if let Some(conn) = conn::get(sk) {

@@ -10,7 +10,7 @@ use netprobe_common::*;
 
 use super::{
     accept_exit::accepted,
-    connect_exit::{Address, failed, failed_before_syn},
+    connect_exit::{Address, failed, is_failure},
 };
 use crate::{
     kernel::{load, probe_at, sock, task},
@@ -37,11 +37,7 @@ fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         ACCEPT | ACCEPT4 if knob(KNOB_SYS_EXIT_ACCEPT) != 0 && ret >= 0 && code_segment == USER_CS => {
             accept(ret as u32)
         }
-        CONNECT
-            if knob(KNOB_SYS_EXIT_CONNECT) != 0
-                && code_segment == USER_CS
-                && failed_before_syn(ret as i32) =>
-        {
+        CONNECT if knob(KNOB_SYS_EXIT_CONNECT) != 0 && code_segment == USER_CS && is_failure(ret as i32) => {
             // SAFETY: as above.
             let (fd, address): (u64, u64) = unsafe { (load(regs, REGS_DI), load(regs, REGS_SI)) };
             let _ = connect_failed(fd as u32, address as *const Address, ret as i32);
