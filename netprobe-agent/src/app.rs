@@ -17,7 +17,13 @@ use crate::{
     event::Origin,
     fanout::Fanout,
     flow::{
-        clock::WallClock, events::Maker, pipeline::Pipeline, report::Reporter, state::State, udp::UdpMap,
+        clock::WallClock,
+        conntrack,
+        events::Maker,
+        pipeline::{Pipeline, Source},
+        report::Reporter,
+        state::State,
+        udp::UdpMap,
     },
     kernel::{
         debug::KernelLog,
@@ -128,8 +134,26 @@ pub fn doctor(config: &Config) -> Result<ProbeReport, AgentError> {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: kernel.report.clone(),
         facts,
+        notices: accounting_notice().into_iter().collect(),
         ..ProbeReport::default()
     })
+}
+
+/// Whether forwarded flows of this namespace will have bytes.
+fn accounting_notice() -> Option<String> {
+    let own = netns::NetNs::own().ok()?;
+    match conntrack::accounting(&own) {
+        Ok(Some(true)) => None,
+        Ok(Some(false)) => Some(
+            "conntrack accounting is off: forwarded flows have no bytes; switch it on with \
+             `sysctl net.netfilter.nf_conntrack_acct=1` where they are forwarded"
+                .to_owned(),
+        ),
+        Ok(None) => {
+            Some("connection tracking is not loaded: nothing is translated in this namespace".to_owned())
+        }
+        Err(error) => Some(format!("conntrack accounting cannot be read: {error}")),
+    }
 }
 
 fn pipeline(
@@ -160,12 +184,15 @@ fn pipeline(
         accepts_seen: probe.method("accept").is_some_and(|method| method != "first_io"),
     };
     let state = State::new(&config.flow, maker, fanout, metrics);
-    let reporter = Reporter::new(kernel, &probe);
+    let mut reporter = Reporter::new(kernel, &probe);
+    reporter.notices.extend(accounting_notice());
     Ok(Pipeline::new(
-        probe,
-        ring,
-        udp,
-        log,
+        Source {
+            probe,
+            ring,
+            udp,
+            log,
+        },
         state,
         queries,
         reporter,

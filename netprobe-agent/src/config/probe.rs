@@ -33,8 +33,6 @@ pub struct ProbeConfig {
     pub own_traffic: bool,
     /// Whether UDP is followed.
     pub udp: bool,
-    /// Whether the agent may switch on `net.netfilter.nf_conntrack_acct`, so that forwarded flows have bytes.
-    pub accounting: bool,
     /// Whether the sums of calls are checked against the kernel's own counters.
     pub byte_check: bool,
     /// Whether BPF run statistics are switched on while the agent runs.
@@ -58,7 +56,6 @@ impl Default for ProbeConfig {
             cidrs_except: Vec::new(),
             own_traffic: false,
             udp: true,
-            accounting: false,
             byte_check: true,
             statistics: false,
             empty_programs: false,

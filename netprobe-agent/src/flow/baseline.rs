@@ -1,7 +1,7 @@
 //! Connections the kernel knows: at start those older than the agent, later the list to reconcile with.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use super::{
     live::{Live, Totals},
     owners::inode_owners,
     process::ProcessCache,
-    sockets::{self, Query, SocketInfo},
+    sockets::{self, ListenDrops, Query, SocketInfo},
     translations::{self, Translations},
 };
 use crate::{
@@ -38,6 +38,8 @@ pub struct Survey {
     pub since_ns: u64,
     /// conntrack's tables.
     pub translations: Translations,
+    /// Connections refused by full accept queues, by namespace.
+    pub listen_overflows: BTreeMap<String, u64>,
     /// How long it all took.
     pub took: Duration,
     listeners: HashSet<(u64, u16)>,
@@ -84,6 +86,13 @@ impl Survey {
             return survey;
         }
         for namespace in &namespaces.found {
+            if let Ok(ListenDrops {
+                overflows: Some(count),
+                ..
+            }) = sockets::listen_drops(namespace)
+            {
+                survey.listen_overflows.insert(namespace.inode.to_string(), count);
+            }
             match sockets::dump(namespace, Query::TcpConnections) {
                 Ok(mut found) => {
                     survey.sockets.append(&mut found);

@@ -39,6 +39,18 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 /// Pages of the flow listing start here for forwarded connections; cookies are far below.
 const FORWARD_PAGE: u64 = 1 << 63;
 
+/// The loaded programs and what is read of them.
+pub struct Source {
+    /// Programs.
+    pub probe: Probe,
+    /// Records.
+    pub ring: Ring,
+    /// Counters of UDP flows.
+    pub udp: UdpMap,
+    /// Debug lines.
+    pub log: KernelLog,
+}
+
 /// Everything the thread owns.
 pub struct Pipeline {
     /// The loaded programs; dropped first at the end, so that nothing new comes.
@@ -66,24 +78,27 @@ pub struct Pipeline {
 impl Pipeline {
     /// Puts the parts together.
     pub fn new(
-        probe: Probe,
-        ring: Ring,
-        udp: UdpMap,
-        log: KernelLog,
+        source: Source,
         state: State,
         queries: mpsc::Receiver<Query>,
         reporter: Reporter,
         config: Arc<Config>,
     ) -> Pipeline {
-        Pipeline {
-            probe: Some(probe),
-            kernel_log: Arc::new(AtomicBool::new(config.probe.kernel_log)),
-            log,
+        let Source {
+            probe,
             ring,
             udp,
+            log,
+        } = source;
+        Pipeline {
+            probe: Some(probe),
+            ring,
+            udp,
+            log,
             state,
             queries,
             reporter,
+            kernel_log: Arc::new(AtomicBool::new(config.probe.kernel_log)),
             config,
             told: Vec::new(),
             survey: None,
@@ -95,6 +110,7 @@ impl Pipeline {
     /// this list or in the ring.
     pub fn baseline(&mut self, own: Own) {
         let survey = Survey::take(Purpose::Baseline);
+        self.reporter.listen_overflows = survey.listen_overflows.clone();
         for record in survey.forwarded() {
             self.state.older_forward(&record);
         }
@@ -238,6 +254,7 @@ impl Pipeline {
                 self.next_translate = Instant::now() + (survey.took * 20).max(Duration::from_secs(1));
                 self.state.translate_from(&survey.translations);
                 if purpose == Purpose::Reconcile {
+                    self.reporter.listen_overflows = survey.listen_overflows.clone();
                     self.state
                         .reconcile(&survey.cookies(), &survey.listed, survey.since_ns);
                     self.state
