@@ -25,6 +25,8 @@ pub const KNOB_RECV_RET_ARG: usize = 9;
 pub const KNOB_UDP: usize = 10;
 /// 1: the byte self-check is possible (receive flags are known to it).
 pub const KNOB_BYTE_CHECK: usize = 11;
+/// 1: a method serves the failed-connect fact.
+pub const KNOB_CONNECT_EXIT: usize = 12;
 /// 1: `sys_exit` serves the accept fact.
 pub const KNOB_SYS_EXIT_ACCEPT: usize = 13;
 /// 1: `sys_exit` serves the failed-connect fact.

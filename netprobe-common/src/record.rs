@@ -240,8 +240,6 @@ pub enum Role {
 pub mod flow_flags {
     /// First seen after it was established: counters need a baseline.
     pub const PARTIAL: u32 = 1 << 0;
-    /// The final record was published.
-    pub const FINAL: u32 = 1 << 1;
     /// Suppressed: own traffic or filtered out. Never published.
     pub const EXCLUDED: u32 = 1 << 2;
     /// A reset was sent.
@@ -254,14 +252,10 @@ pub mod flow_flags {
     pub const MISSED_CLOSE: u32 = 1 << 6;
     /// The peer's FIN was processed.
     pub const FIN_RECEIVED: u32 = 1 << 7;
-    /// Data was read without a counted receive call (splice, zerocopy receive).
-    pub const UNCOUNTED_READS: u32 = 1 << 8;
     /// Multipath TCP subflow.
     pub const MPTCP: u32 = 1 << 9;
     /// The local side ended its direction.
     pub const FIN_SENT: u32 = 1 << 10;
-    /// The connect call gave up: `error` holds what it returned.
-    pub const ABANDONED: u32 = 1 << 11;
 }
 
 /// A connection was handed to a process by accept.

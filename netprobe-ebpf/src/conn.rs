@@ -28,6 +28,8 @@ pub struct Conn {
     pub told_received: u64,
     /// Time of the last sample.
     pub sampled_ns: u64,
+    /// 1: the final record is out. A word of its own: flags of the record are written by interrupts too.
+    pub finished: u64,
     /// Ticks when the clock was last asked whether a sample is due.
     pub asked_ticks: u64,
 }
@@ -80,6 +82,7 @@ unsafe fn begin(conn: &mut Conn, sk: Sock, role: Role, now: u64) {
     unsafe { core::ptr::write_bytes(&raw mut conn.record, 0, 1) };
     conn.told_sent = 0;
     conn.told_received = 0;
+    conn.finished = 0;
     conn.sampled_ns = now;
     conn.asked_ticks = clock::ticks();
     let record = &mut conn.record;
@@ -184,7 +187,10 @@ pub unsafe fn established(sk: Sock, from: u8) {
         } else if conn.record.tcp.bytes_received > 0 {
             conn.record.flags |= flow_flags::TFO;
         }
-        emit::publish(Kind::Established, &mut conn.record, now);
+        emit::publish_in_place(Kind::Established, now, |record: &mut FlowRecord| {
+            copy(&conn.record, record);
+            true
+        });
     }
 }
 
@@ -212,11 +218,19 @@ pub unsafe fn closed(sk: Sock, from: u8) {
         if from == state::SYN_SENT && error != 0 && REFUSED.insert(conn.record.cookie, error, 0).is_err() {
             count::one(READ_FAULT);
         }
-        if conn.record.flags & (flow_flags::EXCLUDED | flow_flags::FINAL) != 0 {
+        if conn.record.flags & flow_flags::EXCLUDED != 0 || conn.finished != 0 {
             return;
         }
         conn.record.last_state = from;
         conn.record.error = error;
+        if from == state::SYN_SENT && error == 0 && knob(KNOB_CONNECT_EXIT) != 0 {
+            measure(conn, sk);
+            if conn.record.tcp.segs_out == 0 {
+                // No SYN left (no free port, …): the connect call returns the reason and its exit tells it.
+                conn.finished = 1;
+                return;
+            }
+        }
         if conn.record.key.local_port == 0 {
             conn.record.key.local_port = tcp::source_port(sk);
         }
@@ -236,7 +250,7 @@ pub unsafe fn destroyed(ctx: &BtfTracePointContext, sk: Sock) {
         if conn.record.flags & flow_flags::EXCLUDED != 0 || conn.record.started_ns == 0 {
             return;
         }
-        if conn.record.flags & flow_flags::FINAL == 0 {
+        if conn.finished == 0 {
             conn.record.flags |= flow_flags::MISSED_CLOSE;
             count::one(MISSED_CLOSE);
             debug::missed_close(ctx, &conn.record);
@@ -287,16 +301,36 @@ pub unsafe fn adopt<'a>(sk: Sock) -> Option<&'a mut Conn> {
 pub unsafe fn sample(conn: &mut Conn, sk: Sock) {
     let now = clock::now();
     conn.sampled_ns = now;
-    // SAFETY: by contract.
-    unsafe { measure(conn, sk) };
-    if emit::publish(Kind::Sample, &mut conn.record, now) {
-        let (sent, received) = tcp::payload(&conn.record);
+    let (mut sent, mut received) = (0, 0);
+    // Measured into the copy: this runs outside the socket's lock, its end may be measured at the same time.
+    let told = emit::publish_in_place(Kind::Sample, now, |record: &mut FlowRecord| {
+        copy(&conn.record, record);
+        // SAFETY: by contract.
+        unsafe {
+            tcp::read_counters(sk, &mut record.tcp);
+            if sock::fin_received(sk) {
+                record.flags |= flow_flags::FIN_RECEIVED;
+            }
+        }
+        (sent, received) = tcp::payload(record);
+        // The final record marks before it takes its place in the ring, so nothing of ours can follow it.
+        // SAFETY: a field of a live map value.
+        unsafe { core::ptr::read_volatile(&raw const conn.finished) == 0 }
+    });
+    if told {
         conn.told_sent = sent;
         conn.told_received = received;
     }
 }
 
-/// Publish first, then mark: a record marked before a failed publish would be lost for good.
+/// One copy of a record, not through the stack.
+#[inline(always)]
+fn copy(from: &FlowRecord, to: &mut FlowRecord) {
+    // SAFETY: both are whole records; one lies in socket storage, one in the ring.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, 1) };
+}
+
+/// Mark, then publish: publishing cannot fail in silence, and no sample may follow.
 #[inline(always)]
 unsafe fn finish(conn: &mut Conn, sk: Sock) {
     let now = clock::now();
@@ -308,8 +342,9 @@ unsafe fn finish(conn: &mut Conn, sk: Sock) {
     } else if conn.record.established_ns == 0 && conn.record.flags & flow_flags::PARTIAL == 0 {
         count::one(MISSED_ESTABLISHED);
     }
+    // SAFETY: a field of a live map value.
+    unsafe { core::ptr::write_volatile(&raw mut conn.finished, 1) };
     emit::publish_final(conn, now);
-    conn.record.flags |= flow_flags::FINAL;
 }
 
 /// Brings counters and FIN mark of the record up to date.
@@ -445,7 +480,7 @@ unsafe fn after_io(conn: &mut Conn, sk: Sock) {
         task::fill(&mut conn.record.io_process);
     }
     // Sampling stops at the final record: nothing may follow it.
-    if conn.record.flags & flow_flags::FINAL == 0 && due(conn, knob(KNOB_SAMPLE_NS)) {
+    if conn.finished == 0 && due(conn, knob(KNOB_SAMPLE_NS)) {
         // SAFETY: by the caller's contract.
         unsafe { sample(conn, sk) };
     }
@@ -474,7 +509,7 @@ pub unsafe fn retransmitted(sk: Sock) {
     // SAFETY: by contract.
     unsafe {
         let Some(conn) = get(sk) else { return };
-        if conn.record.flags & (flow_flags::EXCLUDED | flow_flags::FINAL) != 0 {
+        if conn.record.flags & flow_flags::EXCLUDED != 0 || conn.finished != 0 {
             return;
         }
         if sock::tcp_state(sk) == state::SYN_SENT {

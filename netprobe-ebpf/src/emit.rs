@@ -47,17 +47,6 @@ records!(
     UdpRecord
 );
 
-/// Publishes a record that lives elsewhere by one copy; false when the ring was full (counted).
-#[inline(always)]
-pub fn publish<R: Record>(kind: Kind, record: &mut R, now: u64) -> bool {
-    count::one(seen(kind));
-    let ok = write(kind, record, now);
-    if !ok {
-        count::one(lost_ring_full(kind));
-    }
-    ok
-}
-
 /// Publishes a record made in the ring itself: the stack is too short for most. `fill` gets it zeroed, with its header;
 /// when it returns false there is nothing to publish. False when the ring was full (counted: whether there would
 /// have been something to publish is not known then).
@@ -88,31 +77,29 @@ pub fn publish_in_place<R: Record + 'static>(
 }
 
 /// Publishes the final record of a connection: ring, else overflow hash, else lost-bytes counters.
-/// True when the agent will see it.
+///
+/// The header in the socket's storage is only ever written here: others may copy the record at the same time.
 #[inline(always)]
-pub fn publish_final(conn: &mut Conn, now: u64) -> bool {
+pub fn publish_final(conn: &mut Conn, now: u64) {
+    conn.record.header = header::<FlowRecord>(Kind::Closed, now);
     count::one(seen(Kind::Closed));
-    if write(Kind::Closed, &mut conn.record, now) {
-        return true;
+    if let Some(mut entry) = RECORDS.reserve::<FlowRecord>(0) {
+        // SAFETY: the reserved memory is as large as the record, which is plain data.
+        unsafe { core::ptr::copy_nonoverlapping(&raw const conn.record, entry.as_mut_ptr(), 1) };
+        entry.submit(wakeup());
+        return;
     }
     if OVERFLOW
-        .insert(conn.record.cookie, conn.record, BPF_NOEXIST)
+        .insert(&conn.record.cookie, &conn.record, BPF_NOEXIST)
         .is_ok()
     {
         count::one(OVERFLOWED);
-        return true;
+        return;
     }
     count::one(LOST_OVERFLOW_FULL);
     let (sent, received) = tcp::payload(&conn.record);
     count::add(LOST_BYTES_SENT, sent.saturating_sub(conn.told_sent));
     count::add(LOST_BYTES_RECEIVED, received.saturating_sub(conn.told_received));
-    false
-}
-
-#[inline(always)]
-fn write<R: Record>(kind: Kind, record: &mut R, now: u64) -> bool {
-    *record.header() = header::<R>(kind, now);
-    RECORDS.output::<R>(&*record, wakeup()).is_ok()
 }
 
 #[inline(always)]

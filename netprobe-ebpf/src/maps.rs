@@ -40,7 +40,8 @@ pub static REFUSED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(16384, 0
 #[btf_map]
 pub static UDP_PEERS: SkStorage<Peer> = SkStorage::new();
 
-/// Counters of UDP flows; the agent removes idle ones. The agent sets the size before load.
+/// Counters of UDP flows; the agent removes idle ones. 65,536 × 0.1 KiB: a resolver's minute; past it, bytes
+/// go into the lost-bytes counters.
 #[map]
 pub static UDP_FLOWS: HashMap<UdpKey, UdpCounters> = HashMap::with_max_entries(65536, 0);
 

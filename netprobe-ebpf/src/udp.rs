@@ -84,9 +84,15 @@ pub unsafe fn moved(sk: Sock, ret: i32, direction: Direction) {
         reserved: [0; 3],
     };
     let now = clock::now();
-    if UDP_FLOWS.get_ptr_mut(udp).is_none() && !begin(&udp, &key, direction, now) {
-        lost(ret as u64, direction);
-        return;
+    if UDP_FLOWS.get_ptr_mut(udp).is_none() {
+        if left_out(&key, direction) {
+            count::one(SUPPRESSED_DATAGRAMS);
+            return;
+        }
+        if !begin(&udp, &key, direction, now) {
+            lost(ret as u64, direction);
+            return;
+        }
     }
     let Some(flow) = UDP_FLOWS.get_ptr_mut(udp) else {
         lost(ret as u64, direction);
@@ -104,18 +110,37 @@ pub unsafe fn moved(sk: Sock, ret: i32, direction: Direction) {
     }
 }
 
-/// Publishes a new flow, then enters it: an entry whose record was lost would never be read. False: not followed.
+/// Whether the datagram is the agent's own, or filtered.
 #[inline(always)]
-fn begin(udp: &UdpKey, key: &FlowKey, direction: Direction, now: u64) -> bool {
-    let (role, service_port) = match direction {
-        Direction::Sent => (Role::Client, key.remote_port),
-        Direction::Received => (Role::Server, key.local_port),
+fn left_out(key: &FlowKey, direction: Direction) -> bool {
+    let service_port = match direction {
+        Direction::Sent => key.remote_port,
+        Direction::Received => key.local_port,
     };
     let own = knob(KNOB_OWN_TGID);
-    if (own != 0 && u64::from(task::tgid()) == own) || filter::excluded(&key.remote_addr, service_port) {
-        count::one(SUPPRESSED_DATAGRAMS);
+    (own != 0 && u64::from(task::tgid()) == own) || filter::excluded(&key.remote_addr, service_port)
+}
+
+/// Enters a new flow and publishes it; an entry whose record was lost is taken back. False: not followed.
+#[inline(always)]
+fn begin(udp: &UdpKey, key: &FlowKey, direction: Direction, now: u64) -> bool {
+    let counters = UdpCounters {
+        started_ns: now,
+        last_ns: now,
+        ..UdpCounters::default()
+    };
+    if UDP_FLOWS.insert(udp, &counters, BPF_NOEXIST).is_err() {
+        // Another processor was first, or there is no room.
+        if UDP_FLOWS.get_ptr(udp).is_some() {
+            return true;
+        }
+        count::one(LOST_UDP_TABLE);
         return false;
     }
+    let role = match direction {
+        Direction::Sent => Role::Client,
+        Direction::Received => Role::Server,
+    };
     let published = emit::publish_in_place(Kind::Udp, now, |record: &mut UdpRecord| {
         record.udp = *udp;
         record.key = *key;
@@ -123,19 +148,10 @@ fn begin(udp: &UdpKey, key: &FlowKey, direction: Direction, now: u64) -> bool {
         task::fill(&mut record.process);
         true
     });
-    if !published {
-        return false;
+    if !published && UDP_FLOWS.remove(udp).is_err() {
+        count::one(READ_FAULT);
     }
-    let counters = UdpCounters {
-        started_ns: now,
-        last_ns: now,
-        ..UdpCounters::default()
-    };
-    if UDP_FLOWS.insert(udp, counters, BPF_NOEXIST).is_err() && UDP_FLOWS.get_ptr(udp).is_none() {
-        count::one(LOST_UDP_TABLE);
-        return false;
-    }
-    true
+    published
 }
 
 const BPF_NOEXIST: u64 = 1;

@@ -33,6 +33,17 @@ impl Totals {
         }
     }
 
+    /// The larger of each: both were true, counters only grow.
+    pub fn max(self, other: Totals) -> Totals {
+        Totals {
+            sent: self.sent.max(other.sent),
+            received: self.received.max(other.received),
+            segments_out: self.segments_out.max(other.segments_out),
+            segments_in: self.segments_in.max(other.segments_in),
+            retransmits: self.retransmits.max(other.retransmits),
+        }
+    }
+
     /// What came since `earlier`.
     pub fn since(self, earlier: Totals) -> Totals {
         Totals {

@@ -130,6 +130,11 @@ impl NatTable {
         {
             self.drop_oldest();
         }
+        // Connections that came took their hops out: their places in the order go too, before they outnumber the rest.
+        if self.order.len() > 2 * self.pending.len() + 1024 {
+            let pending = &self.pending;
+            self.order.retain(|(_, bound)| pending.contains_key(bound));
+        }
         while let Some(&(ts, id)) = self.seen_order.front() {
             if now_ns.saturating_sub(ts) <= MATCH_NS {
                 break;

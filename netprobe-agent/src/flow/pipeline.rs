@@ -1,7 +1,7 @@
 //! The one thread that drains, decodes, keeps the table and emits. It alone owns all of it; others ask by [`Query`].
 
 use std::{
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,14 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use netprobe_common::UdpKey;
 use tokio::sync::mpsc;
 
 use super::{
     baseline::{Purpose, Survey},
     clock::{WallClock, monotonic_ns},
-    forward,
+    forward::{self, Forwarded},
     state::State,
-    udp::UdpMap,
+    udp::{self, UdpLive, UdpMap},
 };
 use crate::{
     config::Config,
@@ -34,10 +35,12 @@ use crate::{
 
 /// Records handled before queries and timers get their turn.
 const BATCH: usize = 16_384;
-/// How long the end may take: drain, tell, deliver.
+/// How long sinks may take to deliver what they hold at the end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 /// Pages of the flow listing start here for forwarded connections; cookies are far below.
 const FORWARD_PAGE: u64 = 1 << 63;
+/// And here for UDP flows.
+const UDP_PAGE: u64 = 1 << 62;
 
 /// The loaded programs and what is read of them.
 pub struct Source {
@@ -71,6 +74,8 @@ pub struct Pipeline {
     pub kernel_log: Arc<AtomicBool>,
     log: KernelLog,
     told: Vec<LossReport>,
+    /// Forwarded connections are found by listing conntrack's tables alone.
+    forwarded_by_list: bool,
     survey: Option<std_mpsc::Receiver<(Purpose, Survey)>>,
     next_translate: Instant,
 }
@@ -91,6 +96,7 @@ impl Pipeline {
             log,
         } = source;
         Pipeline {
+            forwarded_by_list: probe.method("forwarded") == Some("ctnetlink"),
             probe: Some(probe),
             ring,
             udp,
@@ -252,11 +258,16 @@ impl Pipeline {
                 self.survey = None;
                 // A list of a million entries may take seconds: at most a twentieth of the time goes into lists.
                 self.next_translate = Instant::now() + (survey.took * 20).max(Duration::from_secs(1));
-                self.state.translate_from(&survey.translations);
+                self.state.translate_from(&survey.translations, survey.since_ns);
                 if purpose == Purpose::Reconcile {
                     self.reporter.listen_overflows = survey.listen_overflows.clone();
                     self.state
                         .reconcile(&survey.cookies(), &survey.listed, survey.since_ns);
+                    if self.forwarded_by_list {
+                        for record in survey.forwarded() {
+                            self.state.older_forward(&record);
+                        }
+                    }
                     self.state
                         .reconcile_forwards(&survey.translations, survey.since_ns);
                 }
@@ -282,13 +293,28 @@ impl Pipeline {
 
     /// Live flows in the order of a number that stays theirs.
     fn page(&self, after: Option<u64>, limit: usize) -> FlowPage {
+        let udp_page = |key: &UdpKey| UDP_PAGE | (number_of(key) & (UDP_PAGE - 1));
         let forward_page = |id: &forward::Id| FORWARD_PAGE | number_of(id);
+        let forwards: HashMap<u64, &Forwarded> = self
+            .state
+            .forwards
+            .iter()
+            .map(|(id, flow)| (forward_page(id), flow))
+            .collect();
+        let datagrams: HashMap<u64, &UdpLive> = self
+            .state
+            .udp
+            .live
+            .iter()
+            .map(|(key, flow)| (udp_page(key), flow))
+            .collect();
         let numbers = self
             .state
             .table
             .keys()
+            .chain(forwards.keys())
+            .chain(datagrams.keys())
             .copied()
-            .chain(self.state.forwards.iter().map(|(id, _)| forward_page(id)))
             .filter(|number| after.is_none_or(|after| *number > after));
         let mut smallest = BinaryHeap::new();
         for number in numbers {
@@ -305,15 +331,15 @@ impl Pipeline {
         let flows = page
             .iter()
             .filter_map(|number| {
-                if *number < FORWARD_PAGE {
+                if *number < UDP_PAGE {
                     let live = self.state.table.get(number)?;
                     return Some((*number, maker.live(live, listed(live.opened), now)));
                 }
-                let (_, flow) = self
-                    .state
-                    .forwards
-                    .iter()
-                    .find(|(id, _)| forward_page(id) == *number)?;
+                if *number < FORWARD_PAGE {
+                    let flow = datagrams.get(number)?;
+                    return Some((*number, udp::event(maker, flow, listed(flow.opened), now)));
+                }
+                let flow = forwards.get(number)?;
                 Some((
                     *number,
                     forward::event(maker, flow, listed(flow.opened), None, now),
@@ -339,20 +365,20 @@ impl Pipeline {
 
     /// Detach, drain what is left, mark live flows, end the sinks, say whether the ledger closes.
     fn shutdown(mut self) {
-        let deadline = Instant::now() + SHUTDOWN;
         // Samples may be a second old; the last word about a live connection should be exact.
         let survey = Survey::take(Purpose::Reconcile);
         self.drain();
         self.state.refresh(&survey.sockets, survey.since_ns);
         self.reporter.freeze(self.probe.take());
-        while self.drain() > 0 && Instant::now() < deadline {}
+        // Nothing new comes: this ends.
+        while self.drain() > 0 {}
         let now = monotonic_ns();
         self.state.tick(now);
         self.poll_udp(now);
         self.tell_losses();
         self.state.stop(now);
         self.announce(AgentAction::Stop);
-        self.state.fanout.shutdown(deadline);
+        self.state.fanout.shutdown(Instant::now() + SHUTDOWN);
         self.answer();
         let report = self.report();
         match serde_json::to_string(&report.ledger) {
@@ -362,9 +388,9 @@ impl Pipeline {
     }
 }
 
-/// A number for a forwarded connection, the same as long as it lives.
-fn number_of(id: &forward::Id) -> u64 {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+/// A number for a flow without a cookie of its own, the same as long as it lives.
+fn number_of(id: &impl std::hash::Hash) -> u64 {
+    use std::hash::{DefaultHasher, Hasher as _};
     let mut hasher = DefaultHasher::new();
     id.hash(&mut hasher);
     hasher.finish() & !FORWARD_PAGE

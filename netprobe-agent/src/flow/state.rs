@@ -299,8 +299,8 @@ impl State {
             due_ns: record.header.ts_ns + self.config.open_after.0.as_nanos() as u64,
             path: None,
         };
-        // The kernel side's map bounds how many there are.
-        self.udp.live.insert(record.udp, live);
+        // The kernel side's map bounds how many there are; two first datagrams at once may both tell.
+        self.udp.live.entry(record.udp).or_insert(live);
     }
 
     /// Looks at all UDP flows: counts what moved, tells what is due, ends what is idle.
@@ -444,8 +444,14 @@ impl State {
     }
 
     /// Translates what waits from conntrack's tables.
-    pub fn translate_from(&mut self, translations: &Translations) {
-        for live in self.udp.live.values_mut().filter(|live| live.path.is_none()) {
+    /// `since_ns`: when the lists were begun; a flow younger than that may be in none of them.
+    pub fn translate_from(&mut self, translations: &Translations, since_ns: u64) {
+        for live in self
+            .udp
+            .live
+            .values_mut()
+            .filter(|live| live.path.is_none() && live.record.header.ts_ns < since_ns)
+        {
             live.path = Some(udp::translate(live, translations));
         }
         if self.maker.nat_method == Some(CTNETLINK) {
@@ -493,7 +499,8 @@ impl State {
             let Some(mut live) = self.table.remove(&socket.cookie) else {
                 continue;
             };
-            let totals = totals(socket);
+            // A newer sample may have come while the list was made: never back.
+            let totals = totals(socket).max(live.totals);
             let since = totals.since(live.totals);
             live.totals = totals;
             live.touched_ns = at_ns;

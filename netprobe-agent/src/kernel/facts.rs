@@ -65,6 +65,7 @@ const SOCK: &[usize] = &[
     SK_NET,
     SK_ERR,
     SK_PROTOCOL,
+    SK_TYPE,
     SK_FLAGS,
     INET_SPORT,
     NET_INUM,

@@ -106,9 +106,9 @@ impl Kernel {
         check_forced(config)?;
         let (trial, facts) = self.pass(config, own, None)?;
         drop(trial);
-        require(&facts)?;
+        require(&facts, config)?;
         let (ebpf, facts) = self.pass(config, own, Some(&facts))?;
-        require(&facts)?;
+        require(&facts, config)?;
         let _statistics = if config.statistics {
             Some(aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| {
                 AgentError::other(
@@ -294,6 +294,7 @@ impl Kernel {
         knobs[KNOB_EMPTY] = u64::from(config.empty_programs);
         knobs[KNOB_BYTE_CHECK] = u64::from(config.byte_check);
         knobs[KNOB_SYS_EXIT_ACCEPT] = u64::from(chosen.is_none() || method("accept") == Some("sys_exit"));
+        knobs[KNOB_CONNECT_EXIT] = u64::from(method("connect_failed").is_some());
         knobs[KNOB_SYS_EXIT_CONNECT] =
             u64::from(chosen.is_none() || method("connect_failed") == Some("sys_exit"));
         knobs
@@ -324,9 +325,11 @@ fn check_forced(config: &ProbeConfig) -> Result<(), AgentError> {
     Ok(())
 }
 
-fn require(facts: &[FactReport]) -> Result<(), AgentError> {
+/// A required fact, or one whose method was forced, must be served.
+fn require(facts: &[FactReport], config: &ProbeConfig) -> Result<(), AgentError> {
     for report in facts {
-        if report.required && report.method.is_none() {
+        let wanted = report.required || config.methods.contains_key(&report.fact);
+        if wanted && report.method.is_none() {
             let reasons: Vec<_> = report
                 .refused
                 .iter()

@@ -26,8 +26,10 @@ fn recv_length(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the tracepoint's first argument is a trusted, non-null socket.
     unsafe {
         match sock::protocol(sk) {
-            sock::TCP => conn::received(sk, ret, flags & MSG_PEEK != 0),
-            sock::UDP if knob(KNOB_UDP) != 0 && flags & MSG_PEEK == 0 => {
+            sock::TCP if sock::is_kind(sk, sock::STREAM) => conn::received(sk, ret, flags & MSG_PEEK != 0),
+            sock::UDP
+                if knob(KNOB_UDP) != 0 && sock::is_kind(sk, sock::DATAGRAM) && flags & MSG_PEEK == 0 =>
+            {
                 udp::moved(sk, ret, Direction::Received)
             }
             _ => {}

@@ -23,8 +23,10 @@ fn send_length(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the tracepoint's first argument is a trusted, non-null socket.
     unsafe {
         match sock::protocol(sk) {
-            sock::TCP => conn::sent(sk, ret),
-            sock::UDP if knob(KNOB_UDP) != 0 => udp::moved(sk, ret, Direction::Sent),
+            sock::TCP if sock::is_kind(sk, sock::STREAM) => conn::sent(sk, ret),
+            sock::UDP if knob(KNOB_UDP) != 0 && sock::is_kind(sk, sock::DATAGRAM) => {
+                udp::moved(sk, ret, Direction::Sent)
+            }
             _ => {}
         }
     }

@@ -13,6 +13,10 @@ pub type Sock = *const c_void;
 
 /// `IPPROTO_TCP`.
 pub const TCP: u16 = 6;
+/// `SOCK_STREAM`.
+pub const STREAM: u16 = 1;
+/// `SOCK_DGRAM`.
+pub const DATAGRAM: u16 = 2;
 /// `IPPROTO_UDP`.
 pub const UDP: u16 = 17;
 
@@ -45,6 +49,16 @@ const SOCK_DONE: u64 = 1 << 1;
 pub unsafe fn protocol(sk: Sock) -> u16 {
     // SAFETY: by contract.
     unsafe { load(sk, SK_PROTOCOL) }
+}
+
+/// Whether the socket is a stream of TCP or datagrams of UDP: a raw socket may carry their numbers too.
+///
+/// # Safety
+/// See [`protocol`].
+#[inline(always)]
+pub unsafe fn is_kind(sk: Sock, kind: u16) -> bool {
+    // SAFETY: by contract.
+    unsafe { load::<u16>(sk, SK_TYPE) == kind }
 }
 
 /// TCP state.
