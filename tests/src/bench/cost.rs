@@ -50,9 +50,16 @@ pub struct Cost {
 pub(super) fn measure(options: &Options) -> Result<Cost> {
     let mut cost = Cost::default();
     programs(options, &mut cost)?;
-    (cost.cpu_us_per_event.0, cost.connections_per_second.0) = per_event(options, &quiet(), &mut cost)?;
-    (cost.cpu_us_per_event.1, cost.connections_per_second.1) =
-        per_event(options, &Settings::default(), &mut cost)?;
+    (cost.cpu_us_per_event.0, cost.connections_per_second.0) =
+        per_event(options, &quiet(options), &mut cost)?;
+    (cost.cpu_us_per_event.1, cost.connections_per_second.1) = per_event(
+        options,
+        &Settings {
+            silent: false,
+            ..quiet(options)
+        },
+        &mut cost,
+    )?;
     memory(options, &mut cost)?;
     Ok(cost)
 }
@@ -100,7 +107,7 @@ fn programs(options: &Options, cost: &mut Cost) -> Result<()> {
 /// Runs and time of every program under all workloads, and the time of all per connection.
 fn program_costs(options: &Options, probe: &str) -> Result<(Vec<Runs>, f64)> {
     let settings = Settings {
-        probe: probe.to_owned(),
+        probe: format!("{}\n{probe}", options.probe),
         silent: true,
         ..Settings::default()
     };
@@ -179,7 +186,7 @@ fn resident(pid: u32, key: &str) -> Result<u64> {
 /// Opens so many flows and holds them, in processes of their own: one may not open that many files.
 fn memory(options: &Options, cost: &mut Cost) -> Result<()> {
     const FLOWS_PER_PROCESS: u64 = 16_000;
-    let agent = Agent::start(&quiet())?;
+    let agent = Agent::start(&quiet(options))?;
     cost.resident_kb.0 = resident(agent.pid(), "VmRSS")?;
     let mut holders = Vec::new();
     let mut left = options.live;

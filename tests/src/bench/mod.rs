@@ -29,6 +29,8 @@ pub struct Options {
     pub connections: u64,
     /// Live flows for the figure of memory.
     pub live: u64,
+    /// Lines for `[probe]` of the agent under test.
+    pub probe: String,
 }
 
 /// One workload: raw rates of every pair and what they come to.
@@ -66,11 +68,11 @@ impl Variant {
         [Variant::Empty, Variant::On, Variant::Off],
     ];
 
-    fn start(self) -> Result<Option<Agent>> {
+    fn start(self, options: &Options) -> Result<Option<Agent>> {
         match self {
             Variant::Off => Ok(None),
-            Variant::Empty => Agent::start(&empty()).map(Some),
-            Variant::On => Agent::start(&quiet()).map(Some),
+            Variant::Empty => Agent::start(&empty(options)).map(Some),
+            Variant::On => Agent::start(&quiet(options)).map(Some),
         }
     }
 }
@@ -92,7 +94,7 @@ pub fn run(options: &Options) -> Result<Report> {
     for pair in 0..options.pairs {
         eprintln!("bench: round {} of {}", pair + 1, options.pairs);
         for variant in Variant::ORDERS[pair as usize % Variant::ORDERS.len()] {
-            let agent = variant.start()?;
+            let agent = variant.start(options)?;
             for workload in Workload::ALL {
                 let rate = workload.measure(options.slice)?;
                 raw.entry(workload).or_default()[variant as usize].push(rate);
@@ -126,18 +128,19 @@ pub fn run(options: &Options) -> Result<Report> {
 }
 
 /// As in production: no events on stdout, everything else as it is by default.
-pub(crate) fn quiet() -> Settings {
+pub(crate) fn quiet(options: &Options) -> Settings {
     Settings {
         silent: true,
+        probe: options.probe.clone(),
         ..Settings::default()
     }
 }
 
 /// The same hooks with programs that return at once.
-pub(crate) fn empty() -> Settings {
+pub(crate) fn empty(options: &Options) -> Settings {
     Settings {
-        probe: "empty_programs = true".to_owned(),
-        ..quiet()
+        probe: format!("{}\nempty_programs = true", options.probe),
+        ..quiet(options)
     }
 }
 

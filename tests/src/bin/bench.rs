@@ -23,6 +23,9 @@ struct Arguments {
     /// Live flows for the figure of memory.
     #[arg(long, default_value_t = 100_000)]
     live: u64,
+    /// Lines for `[probe]` of the agent under test.
+    #[arg(long, default_value = "")]
+    probe: String,
     /// Where the raw data go.
     #[arg(long, default_value = "docs/perf-data/bench.json")]
     output: PathBuf,
@@ -50,6 +53,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         slice: Duration::from_millis(arguments.slice_ms),
         connections: arguments.connections,
         live: arguments.live,
+        probe: arguments.probe.clone(),
     })?;
     if let Some(folder) = arguments.output.parent() {
         std::fs::create_dir_all(folder)?;
