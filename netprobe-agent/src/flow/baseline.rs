@@ -10,11 +10,12 @@ use netprobe_common::{FlowRecord, ForwardRecord, Header, Role};
 
 use super::{
     address::{self, outgoing},
+    conntrack::Counters,
     live::{Live, Totals},
     owners::inode_owners,
     process::ProcessCache,
     sockets::{self, ListenDrops, Query, SocketInfo},
-    translations::{self, Translations},
+    translations::{self, Listed, Translations},
 };
 use crate::{
     config::ProbeConfig,
@@ -22,6 +23,8 @@ use crate::{
     kernel::{filter::excludes, load::Own, netns},
 };
 
+/// A handshake on the server's side.
+const SYN_RECV: u8 = 3;
 /// How long the search for the owners of sockets may take.
 const OWNERS_TIME: Duration = Duration::from_secs(5);
 
@@ -116,7 +119,7 @@ impl Survey {
     }
 
     /// Established forwarded connections: entries of a namespace that has no socket of them.
-    pub fn forwarded(&self) -> Vec<ForwardRecord> {
+    pub fn forwarded(&self, config: &ProbeConfig) -> Vec<ForwardRecord> {
         const ESTABLISHED: u8 = 3;
         let sockets: HashSet<(u64, SocketAddr, SocketAddr)> = self
             .sockets
@@ -133,6 +136,14 @@ impl Survey {
                     && self.listed.contains(&netns)
                     && !sockets.contains(&(netns, entry.orig.src, entry.orig.dst))
                     && !sockets.contains(&(netns, entry.reply.src, entry.reply.dst))
+                    && !excludes(
+                        config,
+                        Own::default(),
+                        netns,
+                        entry.orig.src,
+                        entry.orig.dst,
+                        entry.orig.dst.port(),
+                    )
             })
             .map(|listed| ForwardRecord {
                 header: Header {
@@ -144,6 +155,9 @@ impl Survey {
                 state: ESTABLISHED,
                 original: listed.original,
                 reply: listed.reply,
+                accounted: u8::from(listed.entry.orig_count.is_some()),
+                packets: counted(listed, |count| count.packets),
+                bytes: counted(listed, |count| count.bytes),
                 ..ForwardRecord::default()
             })
             .collect()
@@ -182,6 +196,8 @@ impl Survey {
             .sockets
             .iter()
             .map(|socket| (socket, self.older(socket)))
+            // Half open: no connection yet, its ESTABLISHED will tell.
+            .filter(|(socket, _)| socket.state != SYN_RECV)
             .filter(|(socket, live)| {
                 let served = if live.role == Role::Server {
                     socket.local
@@ -231,6 +247,11 @@ impl Survey {
         live.touched_ns = self.since_ns;
         live
     }
+}
+
+/// Both directions of an entry's accounting; 0 where there is none.
+fn counted(listed: &Listed, of: impl Fn(Counters) -> u64) -> [u64; 2] {
+    [listed.entry.orig_count, listed.entry.reply_count].map(|count| count.map_or(0, &of))
 }
 
 /// Totals of a listed socket, FIN taken off.

@@ -186,11 +186,17 @@ pub fn event(
 ) -> Event {
     let (begin, last) = (&flow.begin, &flow.last);
     let accounted = last.accounted == 1;
+    // Of a connection older than the agent only what came since is charged.
+    let since = |now: [u64; 2], before: [u64; 2]| {
+        let base = if flow.partial { before } else { [0; 2] };
+        [now[0].saturating_sub(base[0]), now[1].saturating_sub(base[1])]
+    };
+    let (packets, bytes) = (since(last.packets, begin.packets), since(last.bytes, begin.bytes));
     let mut body = Flow::new(state);
     body.close_reason = ended;
     if accounted {
-        body.segments_out = Some(last.packets[0]);
-        body.segments_in = Some(last.packets[1]);
+        body.segments_out = Some(packets[0]);
+        body.segments_in = Some(packets[1]);
     }
     let severity = flow_severity(&body, false);
     // No socket, so no cookie: entry, namespace and begin make it unique.
@@ -223,8 +229,8 @@ pub fn event(
     event.actual_peer_port = Some(reply.src_port);
     event.nat = Some(nat::shown(&own_hop(begin), maker.nat_method));
     if accounted {
-        event.bytes_sent = Some(last.bytes[0]);
-        event.bytes_received = Some(last.bytes[1]);
+        event.bytes_sent = Some(bytes[0]);
+        event.bytes_received = Some(bytes[1]);
     }
     event
 }

@@ -117,7 +117,7 @@ impl Pipeline {
     pub fn baseline(&mut self, own: Own) {
         let survey = Survey::take(Purpose::Baseline);
         self.reporter.listen_overflows = survey.listen_overflows.clone();
-        for record in survey.forwarded() {
+        for record in survey.forwarded(&self.config.probe) {
             self.state.older_forward(&record);
         }
         let (older, notices) = survey.into_live(&self.state.processes, &self.config.probe, own);
@@ -264,7 +264,7 @@ impl Pipeline {
                     self.state
                         .reconcile(&survey.cookies(), &survey.listed, survey.since_ns);
                     if self.forwarded_by_list {
-                        for record in survey.forwarded() {
+                        for record in survey.forwarded(&self.config.probe) {
                             self.state.older_forward(&record);
                         }
                     }

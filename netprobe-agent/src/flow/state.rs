@@ -221,6 +221,10 @@ impl State {
         self.io_identity(&mut live, record);
         if live.established_ns != 0 {
             self.announce(&mut live);
+        } else if live.syn_retransmits > 0 {
+            let mut failed = delta_of(&live);
+            failed.syn_retransmits = u64::from(live.syn_retransmits);
+            self.observer.observe_flow(&failed);
         }
         self.observe(&live, delta);
         if active {
@@ -577,7 +581,7 @@ impl State {
             return;
         }
         live.announced = true;
-        let mut delta = delta(live);
+        let mut delta = delta_of(live);
         delta.established = true;
         if live.role == Role::Client && live.established_ns >= live.started_ns {
             delta.connect_seconds = Some((live.established_ns - live.started_ns) as f64 / 1e9);
@@ -593,7 +597,7 @@ impl State {
         if since == Totals::default() {
             return;
         }
-        let mut delta = delta(live);
+        let mut delta = delta_of(live);
         delta.bytes_sent = since.sent;
         delta.bytes_received = since.received;
         delta.retransmits = u64::from(since.retransmits);
@@ -602,7 +606,7 @@ impl State {
     }
 }
 
-fn delta(live: &Live) -> FlowDelta<'_> {
+fn delta_of(live: &Live) -> FlowDelta<'_> {
     let mut delta = FlowDelta::new(Protocol::Tcp, metric_role(live.role));
     delta.service = service(live);
     delta.peer = Some((ip(live.key.remote_addr), live.key.remote_port));
