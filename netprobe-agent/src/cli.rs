@@ -118,7 +118,7 @@ struct RunArgs {
     /// Also write every event to stdout
     #[arg(long, value_enum)]
     output: Option<RunOutput>,
-    /// Use this method for a fact or fail; wins over probe.methods
+    /// Use this method for a fact or fail, or "off" to do without it; wins over probe.methods
     #[arg(long, value_name = "FACT=METHOD", value_parser = pair)]
     method: Vec<(String, String)>,
 }

@@ -7,6 +7,7 @@ mod family;
 mod faults;
 mod filters;
 mod generator;
+mod ladder;
 mod nat;
 mod older;
 mod process;
@@ -154,6 +155,7 @@ pub(crate) fn all() -> Vec<Case> {
         retransmit::CASES,
         filters::CASES,
         faults::CASES,
+        ladder::CASES,
         ring::CASES,
         programs::CASES,
         whole::CASES,

@@ -11,7 +11,7 @@ use super::value::{Period, RingBytes};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProbeConfig {
-    /// Fact → method: use this method or fail, instead of the best one that works.
+    /// Fact → method: use this method or fail, instead of the best one that works; `off`: do without this fact.
     pub methods: BTreeMap<String, String>,
     /// Size of the ring buffer.
     pub ring_bytes: RingBytes,

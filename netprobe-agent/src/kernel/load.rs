@@ -30,6 +30,8 @@ use crate::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPROBE_BPF_OBJECT"));
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+/// As a method in `probe.methods`: nothing is attached for this fact.
+const OFF: &str = "off";
 const FLOOR: (u32, u32) = (5, 10);
 
 /// Whose traffic is the agent's own.
@@ -175,6 +177,13 @@ impl Kernel {
             ..FactReport::default()
         };
         for method in fact.methods {
+            if forced.is_some_and(|forced| forced == OFF) {
+                report.refused.push(RefusedReport {
+                    method: method.name.to_owned(),
+                    reason: "this fact is switched off".to_owned(),
+                });
+                continue;
+            }
             if let Some(forced) = forced
                 && method.name != forced
             {
@@ -315,8 +324,10 @@ fn check_forced(config: &ProbeConfig) -> Result<(), AgentError> {
                 "there is no fact `{name}`; facts are {known}"
             )));
         };
-        if !fact.methods.iter().any(|known| known.name == method) {
-            let known = list(&mut fact.methods.iter().map(|method| method.name));
+        let off = (!fact.required).then_some(OFF);
+        let mut known = fact.methods.iter().map(|method| method.name).chain(off);
+        if !known.clone().any(|known| known == method) {
+            let known = list(&mut known);
             return Err(AgentError::Usage(format!(
                 "fact `{name}` has no method `{method}`; it has {known}"
             )));
@@ -325,10 +336,11 @@ fn check_forced(config: &ProbeConfig) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// A required fact, or one whose method was forced, must be served.
+/// A required fact, or one whose method was forced, must be served; one that is switched off need not.
 fn require(facts: &[FactReport], config: &ProbeConfig) -> Result<(), AgentError> {
     for report in facts {
-        let wanted = report.required || config.methods.contains_key(&report.fact);
+        let forced = config.methods.get(&report.fact);
+        let wanted = report.required || forced.is_some_and(|method| method != OFF);
         if wanted && report.method.is_none() {
             let reasons: Vec<_> = report
                 .refused

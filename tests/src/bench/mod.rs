@@ -1,7 +1,7 @@
 //! Measurements: what the agent costs. Never part of the tests.
 //!
-//! Throughput is measured in interleaved pairs, agent off and agent on, in alternating order, because the
-//! machine's own drift is larger than what is looked for; a pair gives one ratio, all ratios a bootstrap interval.
+//! Throughput is measured in interleaved rounds, agent off and on and in between, in changing order, because the
+//! machine's own drift is larger than what is looked for; a round gives one ratio, all ratios a bootstrap interval.
 
 mod cost;
 mod stats;
@@ -46,10 +46,14 @@ pub struct Pairs {
     pub empty: Vec<f64>,
     /// Rates with the agent on, by pair.
     pub on: Vec<f64>,
+    /// Rates with the agent on, without the facts that need a hook on every system call, by pair.
+    pub light: Vec<f64>,
     /// On ÷ off.
     pub ratio: Interval,
     /// Empty ÷ off: the price of the hooks alone.
     pub empty_ratio: Interval,
+    /// Light ÷ off: what is left without `sys_exit`.
+    pub light_ratio: Interval,
 }
 
 /// What runs beside the workload.
@@ -58,14 +62,16 @@ enum Variant {
     Off,
     Empty,
     On,
+    Light,
 }
 
 impl Variant {
-    /// Orders that put each variant in each place, so that a drift within a round favours none.
-    const ORDERS: [[Variant; 3]; 3] = [
-        [Variant::Off, Variant::Empty, Variant::On],
-        [Variant::On, Variant::Off, Variant::Empty],
-        [Variant::Empty, Variant::On, Variant::Off],
+    /// Orders that put each variant in each place and after each other one, so that a drift within a round favours none.
+    const ORDERS: [[Variant; 4]; 4] = [
+        [Variant::Off, Variant::Empty, Variant::On, Variant::Light],
+        [Variant::Empty, Variant::Light, Variant::Off, Variant::On],
+        [Variant::Light, Variant::On, Variant::Empty, Variant::Off],
+        [Variant::On, Variant::Off, Variant::Light, Variant::Empty],
     ];
 
     fn start(self, options: &Options) -> Result<Option<Agent>> {
@@ -73,6 +79,7 @@ impl Variant {
             Variant::Off => Ok(None),
             Variant::Empty => Agent::start(&empty(options)).map(Some),
             Variant::On => Agent::start(&quiet(options)).map(Some),
+            Variant::Light => Agent::start(&light(options)).map(Some),
         }
     }
 }
@@ -90,7 +97,7 @@ pub struct Report {
 
 /// Measures everything.
 pub fn run(options: &Options) -> Result<Report> {
-    let mut raw: BTreeMap<Workload, [Vec<f64>; 3]> = BTreeMap::new();
+    let mut raw: BTreeMap<Workload, [Vec<f64>; 4]> = BTreeMap::new();
     for pair in 0..options.pairs {
         eprintln!("bench: round {} of {}", pair + 1, options.pairs);
         for variant in Variant::ORDERS[pair as usize % Variant::ORDERS.len()] {
@@ -110,14 +117,16 @@ pub fn run(options: &Options) -> Result<Report> {
     };
     let pairs = raw
         .into_iter()
-        .map(|(workload, [off, empty, on])| Pairs {
+        .map(|(workload, [off, empty, on, light])| Pairs {
             workload,
             unit: workload.unit(),
             ratio: ratio(&on, &off),
             empty_ratio: ratio(&empty, &off),
+            light_ratio: ratio(&light, &off),
             off,
             empty,
             on,
+            light,
         })
         .collect();
     Ok(Report {
@@ -140,6 +149,15 @@ pub(crate) fn quiet(options: &Options) -> Settings {
 pub(crate) fn empty(options: &Options) -> Settings {
     Settings {
         probe: format!("{}\nempty_programs = true", options.probe),
+        ..quiet(options)
+    }
+}
+
+/// As [`quiet`], without what only a hook on every system call can give where there is no fexit.
+fn light(options: &Options) -> Settings {
+    let without = ["--method", "accept=first_io", "--method", "connect_failed=off"];
+    Settings {
+        args: without.map(str::to_owned).into(),
         ..quiet(options)
     }
 }
@@ -173,12 +191,12 @@ pub fn markdown(report: &Report) -> String {
         text.push_str(&format!("| {key} | {value} |\n"));
     }
     text.push_str(
-        "\n| workload | off (median) | empty ÷ off | on ÷ off | 95 % interval of on ÷ off | rounds |\n\
-         |---|---|---|---|---|---|\n",
+        "\n| workload | off (median) | empty ÷ off | on ÷ off | 95 % interval of on ÷ off | without sys_exit ÷ off | rounds |\n\
+         |---|---|---|---|---|---|---|\n",
     );
     for p in &report.pairs {
         text.push_str(&format!(
-            "| {} | {:.0} {} | {:.4} ({:.4} to {:.4}) | {:.4} | {:.4} to {:.4} | {} |\n",
+            "| {} | {:.0} {} | {:.4} ({:.4} to {:.4}) | {:.4} | {:.4} to {:.4} | {:.4} ({:.4} to {:.4}) | {} |\n",
             p.workload.name(),
             stats::median(&p.off),
             p.unit,
@@ -188,6 +206,9 @@ pub fn markdown(report: &Report) -> String {
             p.ratio.middle,
             p.ratio.low,
             p.ratio.high,
+            p.light_ratio.middle,
+            p.light_ratio.low,
+            p.light_ratio.high,
             p.off.len(),
         ));
     }

@@ -1,4 +1,4 @@
-//! The three shapes of traffic, on the loopback, with threads pinned so that the scheduler is not measured.
+//! The shapes of traffic, on the loopback, and system calls without any, with threads pinned so that the scheduler is not measured.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -22,14 +22,17 @@ pub enum Workload {
     ConnectRequestClose,
     /// One way, 64 KiB a call, ends on different processors where there are two.
     Stream,
+    /// The cheapest system call there is, in a loop: what a hook on all of them costs programs that send nothing.
+    SystemCall,
 }
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Workload; 3] = [
+    pub const ALL: [Workload; 4] = [
         Workload::RequestResponse,
         Workload::ConnectRequestClose,
         Workload::Stream,
+        Workload::SystemCall,
     ];
 
     /// Name for people.
@@ -38,6 +41,7 @@ impl Workload {
             Workload::RequestResponse => "TCP request/response",
             Workload::ConnectRequestClose => "TCP connect/request/close",
             Workload::Stream => "TCP stream",
+            Workload::SystemCall => "system call without traffic",
         }
     }
 
@@ -47,6 +51,7 @@ impl Workload {
             Workload::RequestResponse => "requests/s",
             Workload::ConnectRequestClose => "connections/s",
             Workload::Stream => "MB/s",
+            Workload::SystemCall => "calls/s",
         }
     }
 
@@ -56,6 +61,7 @@ impl Workload {
             Workload::RequestResponse => request_response(slice),
             Workload::ConnectRequestClose => connect_request_close(slice),
             Workload::Stream => stream(slice),
+            Workload::SystemCall => system_call(slice),
         }
     }
 }
@@ -118,6 +124,23 @@ fn request_response(slice: Duration) -> Result<f64> {
             Ok(())
         },
     )
+}
+
+fn system_call(slice: Duration) -> Result<f64> {
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            pin(0)?;
+            let (mut count, begun) = (0u64, Instant::now());
+            while begun.elapsed() < slice {
+                for _ in 0..1_000 {
+                    std::hint::black_box(nix::unistd::getppid());
+                }
+                count += 1_000;
+            }
+            Ok(count as f64 / begun.elapsed().as_secs_f64())
+        });
+        worker.join().map_err(|_| anyhow!("the worker panicked"))?
+    })
 }
 
 fn stream(slice: Duration) -> Result<f64> {
