@@ -56,6 +56,10 @@ pub const FORCED_WAKEUPS: u32 = 54;
 
 /// UDP datagrams left out on purpose: the agent's own, or filtered.
 pub const SUPPRESSED_DATAGRAMS: u32 = 55;
+/// Accepts that came before their connection had a cookie, and wait for it.
+pub const ACCEPT_EARLY: u32 = 56;
+/// Of these, those whose connection came.
+pub const ACCEPT_EARLY_TOLD: u32 = 57;
 
 /// Entries of the array.
 pub const COUNTERS: u32 = 64;

@@ -77,6 +77,8 @@ offsets! {
     SK_FLAGS = "sock.__sk_common.skc_flags",
     /// Upper-layer protocol (kTLS, …).
     ICSK_ULP_OPS = "inet_connection_sock.icsk_ulp_ops",
+    /// Name of an upper-layer protocol.
+    ULP_NAME = "tcp_ulp_ops.name",
     /// Owner of a packet.
     SKB_SK = "sk_buff.sk",
     /// conntrack entry and state of a packet.

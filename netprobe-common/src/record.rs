@@ -256,6 +256,8 @@ pub mod flow_flags {
     pub const MPTCP: u32 = 1 << 9;
     /// The local side ended its direction.
     pub const FIN_SENT: u32 = 1 << 10;
+    /// TLS in the kernel sits on the socket.
+    pub const KTLS: u32 = 1 << 11;
 }
 
 /// A connection was handed to a process by accept.

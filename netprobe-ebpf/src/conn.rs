@@ -7,7 +7,7 @@ use aya_ebpf::{
 use netprobe_common::*;
 
 use crate::{
-    count, debug, emit, filter,
+    accept, count, debug, emit, filter,
     kernel::{
         clock,
         sock::{self, Sock, state},
@@ -191,6 +191,9 @@ pub unsafe fn established(sk: Sock, from: u8) {
             copy(&conn.record, record);
             true
         });
+        if from == state::SYN_RECV {
+            accept::tell_early(&conn.record, now);
+        }
     }
 }
 
@@ -289,6 +292,9 @@ pub unsafe fn adopt<'a>(sk: Sock) -> Option<&'a mut Conn> {
             conn.record.flags |= flow_flags::EXCLUDED;
             count::one(SUPPRESSED_FILTER);
         }
+        if conn.record.flags & flow_flags::EXCLUDED == 0 {
+            accept::tell_early(&conn.record, conn.record.started_ns);
+        }
         Some(conn)
     }
 }
@@ -308,9 +314,7 @@ pub unsafe fn sample(conn: &mut Conn, sk: Sock) {
         // SAFETY: by contract.
         unsafe {
             tcp::read_counters(sk, &mut record.tcp);
-            if sock::fin_received(sk) {
-                record.flags |= flow_flags::FIN_RECEIVED;
-            }
+            record.flags |= marks(sk);
         }
         (sent, received) = tcp::payload(record);
         // The final record marks before it takes its place in the ring, so nothing of ours can follow it.
@@ -347,16 +351,29 @@ unsafe fn finish(conn: &mut Conn, sk: Sock) {
     emit::publish_final(conn, now);
 }
 
-/// Brings counters and FIN mark of the record up to date.
+/// Brings counters and flags of the record up to date.
 #[inline(always)]
 unsafe fn measure(conn: &mut Conn, sk: Sock) {
     // SAFETY: by the caller's contract.
     unsafe {
         tcp::read_counters(sk, &mut conn.record.tcp);
-        if sock::fin_received(sk) {
-            conn.record.flags |= flow_flags::FIN_RECEIVED;
-        }
+        conn.record.flags |= marks(sk);
     }
+}
+
+/// What the socket itself says of flags.
+#[inline(always)]
+unsafe fn marks(sk: Sock) -> u32 {
+    // SAFETY: by the caller's contract.
+    let (fin, ktls) = unsafe { (sock::fin_received(sk), tcp::is_ktls(sk)) };
+    let mut flags = 0;
+    if fin {
+        flags |= flow_flags::FIN_RECEIVED;
+    }
+    if ktls {
+        flags |= flow_flags::KTLS;
+    }
+    flags
 }
 
 /// Compares the sums of calls with the counters taken at CLOSE. Explained differences: what was never read
@@ -453,6 +470,8 @@ unsafe fn followed<'a>(sk: Sock) -> Option<&'a mut Conn> {
                     let conn = get_or_create(sk)?;
                     begin(conn, sk, Role::Server, clock::now());
                     conn.record.flags |= flow_flags::TFO;
+                    // Its cookie is new: an accept that came before waits for it.
+                    accept::tell_early(&conn.record, conn.record.started_ns);
                     conn
                 }
                 state::ESTABLISHED | state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSE_WAIT => {

@@ -10,6 +10,12 @@ use crate::{
 
 const ONLY: u64 = 1;
 
+/// Whether anything is left out at all.
+#[inline(always)]
+pub fn active() -> bool {
+    knob(KNOB_PORT_FILTER) != 0 || knob(KNOB_CIDR_FILTER) != 0
+}
+
 /// Whether the connection is to be left out: by the port of its serving side or by its remote address.
 #[inline(always)]
 pub fn excluded(remote_addr: &[u8; 16], service_port: u16) -> bool {

@@ -6,6 +6,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod accept;
 mod conn;
 mod count;
 mod debug;

@@ -5,9 +5,9 @@ use aya_ebpf::{
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
-use netprobe_common::{COUNTERS as COUNTER_COUNT, FlowRecord, UdpCounters, UdpKey};
+use netprobe_common::{COUNTERS as COUNTER_COUNT, FlowKey, FlowRecord, UdpCounters, UdpKey};
 
-use crate::{conn::Conn, nat::Handshake, udp::Peer};
+use crate::{accept::Early, conn::Conn, nat::Handshake, udp::Peer};
 
 /// The one way of records to the agent. The agent sets the size (`probe.ring_bytes`) before load.
 #[map]
@@ -35,6 +35,11 @@ pub static HANDSHAKES: LruHashMap<u64, Handshake> = LruHashMap::with_max_entries
 /// own. Wanted until that call; LRU because an application need not make one.
 #[map]
 pub static REFUSED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(16384, 0);
+
+/// Accepts that overtook their connection's ESTABLISHED, by its addresses. Wanted for microseconds, with fast open for a
+/// round trip; LRU because the ESTABLISHED may never come.
+#[map]
+pub static EARLY_ACCEPTS: LruHashMap<FlowKey, Early> = LruHashMap::with_max_entries(4096, 0);
 
 /// Whom a thread is sending to or receiving from on an unconnected UDP socket.
 #[btf_map]

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use netprobe_tests::traffic::proto::{Cmd, RecvHow, SendHow};
 
-use super::{Case, Need, Pair, check_bytes};
+use super::{Case, Need, Pair, check, check_bytes};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("bytes_send_recv_small_calls", || {
@@ -34,6 +34,7 @@ pub(crate) const CASES: &[Case] = &[
         moved("uring", SendHow::Uring, RecvHow::Uring, 200_001, 20_000)
     })
     .needs(&[Need::Uring]),
+    Case::new("bytes_kernel_tls", kernel_tls).needs(&[Need::KernelTls]),
     Case::new("bytes_zero_copy", zero_copy),
     Case::new("bytes_partial_writes", partial_writes),
     Case::new("bytes_more_than_4_gib", more_than_4_gib)
@@ -159,4 +160,19 @@ fn more_than_4_gib() -> Result<()> {
     let (c, s) = pair.finish(client, server)?;
     check_bytes(&c, bytes, 0)?;
     check_bytes(&s, 0, bytes)
+}
+
+/// Only the end that has TLS in the kernel says so.
+fn kernel_tls() -> Result<()> {
+    let mut pair = Pair::local("ktls")?;
+    let (client, server) = pair.open()?;
+    pair.cli.call(Cmd::KernelTls {
+        socket: client.socket,
+    })?;
+    pair.cli.send(client.socket, 100)?;
+    pair.srv.recv(server.socket, 100)?;
+    let (c, s) = pair.finish(client, server)?;
+    check_bytes(&c, 100, 0)?;
+    check(&c, "flag ktls of the client", c.has_flag("ktls"), true)?;
+    check(&s, "flag ktls of the server", s.has_flag("ktls"), false)
 }

@@ -28,6 +28,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("connect_unreachable_by_icmp", by_icmp),
     Case::new("connect_port_reuse_at_once", port_reuse),
     Case::new("connect_fast_open", fast_open),
+    Case::new("connect_accepted_before_established", accepted_before_established),
     Case::new("connect_again_on_another_port_after_refusal", refused_then_served),
 ];
 
@@ -346,6 +347,64 @@ fn fast_open() -> Result<()> {
         carried,
         "no SYN carried data: fast open is not at work in this lab"
     );
+    Ok(())
+}
+
+/// With fast open a connection can be taken before its handshake is done: here the client's last part of it is held
+/// back until it was.
+fn accepted_before_established() -> Result<()> {
+    let mut lab = Lab::new()?;
+    lab.add("one")?;
+    lab.sysctl("one", "net/ipv4/tcp_fastopen", "519")?;
+    let lab = Arc::new(lab);
+    let agent = Agent::shared()?;
+    let mut pair = Pair::over(lab.clone(), agent, "early", "one", "one", addr("127.0.0.1", 0))?;
+    let listener = pair.srv.call(Cmd::Listen {
+        addr: addr("127.0.0.1", 0),
+        backlog: 8,
+        fast_open: true,
+    })?;
+    let (socket, to) = (
+        listener.socket.context("no socket")?,
+        listener.local.context("no address")?,
+    );
+    for held in [true, false] {
+        if held {
+            let rule = format!("tcp dport {} tcp flags & (syn | ack) == ack drop", to.port());
+            lab.nft(
+                "one",
+                &format!("table ip hold {{ chain out {{ type filter hook output priority 0; {rule}; }}\n}}"),
+            )?;
+        }
+        let options = ConnectOptions {
+            mode: ConnectMode::FastOpen(300),
+            ..Default::default()
+        };
+        let client = Connection::try_from(&pair.cli.call(Cmd::Connect { addr: to, options })?)?;
+        let server = pair.srv.accept(socket)?;
+        if held {
+            let state = pair.srv.tcp_info(server.socket)?.state;
+            ensure!(state == 3, "accepted in state {state}, not in SYN_RECV");
+            lab.nft("one", "delete table ip hold")?;
+        }
+        pair.srv.recv(server.socket, 300)?;
+        // The SYN-ACK comes again after a second, and with its answer the server's end is established.
+        netprobe_tests::wait_for("ESTABLISHED", std::time::Duration::from_secs(10), || {
+            let state = pair.srv.tcp_info(server.socket).ok()?.state;
+            (state == 1).then_some(())
+        })?;
+        let (_, s) = pair.finish(client, server)?;
+        check_bytes(&s, 0, 300)?;
+        check_process(&s, &pair.srv)?;
+        check(&s, "flag tfo", s.has_flag("tfo"), true)?;
+        check(&s, "flag upper_bound", s.has_flag("upper_bound"), false)?;
+        let wait = s.flow.as_ref().and_then(|flow| flow.accept_wait_ms);
+        if held {
+            check(&s, "accept_wait_ms", wait, Some(0.0))?;
+        } else {
+            ensure!(wait.is_some(), "no accept_wait_ms");
+        }
+    }
     Ok(())
 }
 

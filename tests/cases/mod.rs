@@ -76,6 +76,8 @@ pub(crate) enum Need {
     PostgresServer,
     /// io_uring allowed by the kernel.
     Uring,
+    /// TLS in the kernel.
+    KernelTls,
     /// A processor that is not emulated.
     Speed,
 }
@@ -100,6 +102,10 @@ impl Need {
             Need::Uring => match netprobe_tests::traffic::uring_refused() {
                 Some(why) => format!("the kernel refuses io_uring: {why}"),
                 None => return None,
+            },
+            Need::KernelTls => match std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp") {
+                Ok(layers) if layers.split_whitespace().any(|layer| layer == "tls") => return None,
+                _ => "the kernel has no TLS, or its module is not loaded".to_owned(),
             },
             Need::Speed if emulated() => "the processor is emulated: too slow for this volume".to_owned(),
             Need::Program(_) | Need::Speed => return None,
@@ -135,6 +141,8 @@ pub(crate) fn skip_permitted(_case: &str, lack: &Lack) -> bool {
         Need::PostgresServer => in_vm(),
         // Kernels are built without it, and administrators switch it off.
         Need::Uring => true,
+        // The virtual machine's kernels have it.
+        Need::KernelTls => !in_vm(),
         Need::Speed => in_vm(),
     }
 }

@@ -94,7 +94,7 @@ impl Maker {
             flow.syn_retransmits = Some(u64::from(live.syn_retransmits));
         }
         if live.role == Role::Server {
-            flow.accept_wait_ms = between_ms(live.established_ns, live.accepted_ns);
+            flow.accept_wait_ms = live.accept_wait_ns().map(|wait| wait as f64 / 1e6);
         }
         // The kernel counts in eighths and quarters of a microsecond; 0: nothing measured yet.
         flow.rtt_ms = (live.srtt_us != 0).then(|| f64::from(live.srtt_us) / 8e3);

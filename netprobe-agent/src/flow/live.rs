@@ -147,6 +147,9 @@ impl Live {
         if record.flags & flow_flags::MPTCP != 0 {
             self.flags.insert(Flags::MPTCP);
         }
+        if record.flags & flow_flags::KTLS != 0 {
+            self.flags.insert(Flags::KTLS);
+        }
         delta
     }
 
@@ -156,6 +159,13 @@ impl Live {
             Some(base) => self.totals.since(**base),
             None => self.totals,
         }
+    }
+
+    /// Nanoseconds from ESTABLISHED to accept; none when it was accepted before (another processor was faster, or fast
+    /// open). `None` when one of both was not seen.
+    pub fn accept_wait_ns(&self) -> Option<u64> {
+        let seen = self.accepted_ns != 0 && self.established_ns != 0;
+        seen.then(|| self.accepted_ns.saturating_sub(self.established_ns))
     }
 
     /// Service of its process; unknown until there is one.

@@ -586,8 +586,8 @@ impl State {
         if live.role == Role::Client && live.established_ns >= live.started_ns {
             delta.connect_seconds = Some((live.established_ns - live.started_ns) as f64 / 1e9);
         }
-        if live.role == Role::Server && live.accepted_ns >= live.established_ns && live.accepted_ns != 0 {
-            delta.accept_wait_seconds = Some((live.accepted_ns - live.established_ns) as f64 / 1e9);
+        if live.role == Role::Server {
+            delta.accept_wait_seconds = live.accept_wait_ns().map(|wait| wait as f64 / 1e9);
         }
         delta.syn_retransmits = u64::from(live.syn_retransmits);
         self.observer.observe_flow(&delta);

@@ -27,7 +27,9 @@ const OTHERS: &[(&str, u32)] = &[
     ("resets_without_socket", wire::RESETS_NO_SOCKET),
     ("read_faults", wire::READ_FAULT),
     ("syn_retransmits", wire::SYN_RETRANSMITS),
-    ("accepts_of_unfollowed", wire::ACCEPT_UNKNOWN),
+    ("accepts_unreadable", wire::ACCEPT_UNKNOWN),
+    ("accepts_early", wire::ACCEPT_EARLY),
+    ("accepts_early_told", wire::ACCEPT_EARLY_TOLD),
     ("forced_wakeups", wire::FORCED_WAKEUPS),
     ("datagrams_suppressed", wire::SUPPRESSED_DATAGRAMS),
 ];

@@ -6,16 +6,12 @@ use aya_ebpf::{
     macros::{fexit, kretprobe},
     programs::{FExitContext, RetProbeContext},
 };
-use netprobe_common::{ACCEPT_UNKNOWN, AcceptRecord, KNOB_ACCEPT_RET_ARG, KNOB_OWN_TGID, Kind};
+use netprobe_common::KNOB_ACCEPT_RET_ARG;
 
 use crate::{
-    count, emit,
+    accept::accepted,
     hooks::fexit_word,
-    kernel::{
-        clock,
-        sock::{self, Sock},
-        task,
-    },
+    kernel::sock::Sock,
     values::{empty, knob},
 };
 
@@ -41,26 +37,4 @@ fn accept_return(ctx: RetProbeContext) -> u32 {
     }
     accepted(ctx.ret());
     0
-}
-
-/// Publishes who accepted `sk` (null: accept failed).
-#[inline(always)]
-pub fn accepted(sk: Sock) {
-    if sk.is_null() {
-        return;
-    }
-    if u64::from(task::tgid()) == knob(KNOB_OWN_TGID) {
-        return;
-    }
-    let cookie = sock::cookie_if_set(sk);
-    if cookie == 0 {
-        // Its ESTABLISHED was not seen, so the connection is not followed.
-        count::one(ACCEPT_UNKNOWN);
-        return;
-    }
-    emit::publish_in_place(Kind::Accept, clock::now(), |record: &mut AcceptRecord| {
-        record.cookie = cookie;
-        task::fill(&mut record.process);
-        true
-    });
 }

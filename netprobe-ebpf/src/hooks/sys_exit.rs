@@ -8,11 +8,9 @@ use core::ffi::c_void;
 use aya_ebpf::{helpers::bpf_probe_read_user, macros::btf_tracepoint, programs::BtfTracePointContext};
 use netprobe_common::*;
 
-use super::{
-    accept_exit::accepted,
-    connect_exit::{Address, failed, is_failure},
-};
+use super::connect_exit::{Address, failed, is_failure};
 use crate::{
+    accept::accepted,
     kernel::{load, probe_at, sock, task},
     values::{empty, knob},
 };

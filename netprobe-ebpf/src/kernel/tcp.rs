@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use netprobe_common::*;
 
-use super::{load, sock::Sock};
+use super::{load, probe_at, sock::Sock};
 use crate::values::has;
 
 /// Reads the counters of `sk` into `out`; nothing when it is not a full TCP socket.
@@ -64,6 +64,27 @@ pub unsafe fn has_upper_layer(sk: Sock) -> bool {
     unsafe {
         let tp: *const c_void = bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast();
         !tp.is_null() && load::<u64>(tp, ICSK_ULP_OPS) != 0
+    }
+}
+
+/// Whether the upper layer is TLS in the kernel.
+///
+/// # Safety
+/// As [`read_counters`].
+#[inline(always)]
+pub unsafe fn is_ktls(sk: Sock) -> bool {
+    const TLS: u32 = u32::from_ne_bytes(*b"tls\0");
+    if !has(ICSK_ULP_OPS) || !has(ULP_NAME) {
+        return false;
+    }
+    // SAFETY: by contract.
+    unsafe {
+        let tp: *const c_void = bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast();
+        if tp.is_null() {
+            return false;
+        }
+        let layer: u64 = load(tp, ICSK_ULP_OPS);
+        layer != 0 && probe_at::<u32>(layer as *const c_void, ULP_NAME) == Some(TLS)
     }
 }
 

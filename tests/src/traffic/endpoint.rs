@@ -146,6 +146,9 @@ impl Endpoint {
                 socket::setsockopt(self.fd(*socket)?, sockopt::SendTimeout, &limit)?;
             }
             Cmd::ShutdownWrite { socket } => socket::shutdown(self.raw(*socket)?, socket::Shutdown::Write)?,
+            Cmd::KernelTls { socket } => {
+                socket::setsockopt(self.fd(*socket)?, sockopt::TcpUlp::default(), b"tls")?;
+            }
             Cmd::LingerZero { socket } => {
                 let zero = libc::linger {
                     l_onoff: 1,

@@ -152,6 +152,11 @@ pub enum Cmd {
         /// Which.
         socket: Socket,
     },
+    /// `TCP_ULP`: put TLS of the kernel on the socket, without keys: payload passes as it is.
+    KernelTls {
+        /// Which.
+        socket: Socket,
+    },
     /// Close.
     Close {
         /// Which.
