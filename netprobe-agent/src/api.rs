@@ -6,6 +6,7 @@ mod listen;
 mod problem;
 mod routes;
 mod service;
+mod stream;
 
 use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -48,7 +49,6 @@ impl Server {
             socket,
             allowed,
         } = listeners;
-        let router = routes::router(Arc::new(service), allowed);
         // Tokio's listeners are made inside its runtime.
         let (tcp, unix) = {
             let _inside = runtime.enter();
@@ -57,6 +57,12 @@ impl Server {
             (tcp, unix)
         };
         let (stop, stopped) = watch::channel(false);
+        let gateway = service.stream.clone();
+        let streaming = stream::Streaming {
+            gateway: gateway.clone(),
+            stopped: stopped.clone(),
+        };
+        let router = routes::router(Arc::new(service), streaming, allowed);
         let ended = move || {
             let mut stopped = stopped.clone();
             async move {
@@ -81,6 +87,7 @@ impl Server {
                     tokio::select! {
                         _ = served => {}
                         () = late => {}
+                        () = gateway.tick() => {}
                     }
                 });
             })

@@ -36,6 +36,7 @@ use crate::{
     query,
     recent::Recent,
     ring::Ring,
+    stream::Gateway,
 };
 
 /// What the command line adds to the configuration.
@@ -74,7 +75,7 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
         queries,
     )?;
 
-    let run = pipeline.state.maker.origin.run.clone();
+    let origin = pipeline.state.maker.origin.clone();
     let kernel_log = pipeline.kernel_log.clone();
     let pipeline = spawn(pipeline, own, stop.clone())?;
     let address = listeners.address();
@@ -83,8 +84,9 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
         Service {
             handle,
             metrics,
+            stream: Gateway::new(recent.clone(), origin.clone(), config.stream.clone()),
             recent,
-            run,
+            run: origin.run,
         },
     );
     if let (Ok(_), Ok(address)) = (&server, address) {

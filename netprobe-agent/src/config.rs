@@ -9,6 +9,7 @@ mod load;
 mod log;
 mod metrics;
 mod probe;
+mod stream;
 mod value;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ pub use load::{ConfigError, DEFAULT_FILE, DEFAULT_PATH, Profile};
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use metrics::MetricsConfig;
 pub use probe::ProbeConfig;
+pub use stream::StreamConfig;
 pub use value::{Period, RingBytes};
 
 /// The whole configuration.
@@ -33,6 +35,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// HTTP.
     pub api: ApiConfig,
+    /// Events over WebSocket.
+    pub stream: StreamConfig,
     /// Diagnostics.
     pub log: LogConfig,
 }

@@ -17,3 +17,4 @@ pub mod probe_report;
 pub mod query;
 pub mod recent;
 pub mod ring;
+pub mod stream;

@@ -34,6 +34,8 @@ pub struct ProbeReport {
     pub counters: BTreeMap<String, u64>,
     /// Connections dropped because an accept queue was full, by network namespace.
     pub listen_overflows: BTreeMap<String, u64>,
+    /// Clients of the stream.
+    pub stream: Option<StreamReport>,
     /// What the agent itself uses.
     pub cost: Option<CostReport>,
     /// Sentences an operator should read (accounting off, namespaces not readable, …).
@@ -108,6 +110,23 @@ pub struct RingReport {
     pub bytes: u64,
     /// Share in use, 0 to 1.
     pub fill: f64,
+}
+
+/// Clients of the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamReport {
+    /// Connected now.
+    pub clients: u64,
+    /// Refused because there were too many.
+    pub clients_refused: u64,
+    /// Disconnected because they took or said nothing.
+    pub clients_stalled: u64,
+    /// Events sent, over all clients.
+    pub sent: u64,
+    /// Events their filters left out.
+    pub filtered: u64,
+    /// Numbers told as missed: slow clients, and resumptions that came too late.
+    pub missed: u64,
 }
 
 /// Both equations.

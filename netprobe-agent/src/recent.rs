@@ -63,6 +63,11 @@ impl Recent {
         }
     }
 
+    /// The newest number, held or not; 0: none yet.
+    pub fn newest(&self) -> u64 {
+        self.ring().events.back().and_then(|event| event.seq).unwrap_or(0)
+    }
+
     /// Every event held, oldest first.
     pub fn all(&self) -> RecentPage {
         self.after(0, usize::MAX)

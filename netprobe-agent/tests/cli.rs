@@ -9,13 +9,14 @@ use std::{
 
 use netprobe_agent::{
     api::{Listeners, Server, Service},
-    config::{ApiConfig, MetricsConfig},
+    config::{ApiConfig, MetricsConfig, StreamConfig},
     event::{Event, Origin},
     fanout::Fanout,
     metrics::Metrics,
     probe_report::ProbeReport,
     query::{self, FlowPage, Query},
     recent::Recent,
+    stream::Gateway,
 };
 
 const EVENTS: &str = include_str!("../../tests/fixtures/filters.jsonl");
@@ -104,6 +105,7 @@ fn agent(name: &str, flows: Vec<Event>) -> Agent {
     let service = Service {
         handle,
         metrics,
+        stream: Gateway::new(recent.clone(), origin.clone(), StreamConfig::default()),
         recent: recent.clone(),
         run: origin.run.clone(),
     };

@@ -14,6 +14,7 @@ mod process;
 mod programs;
 mod retransmit;
 mod ring;
+mod stream;
 mod udp;
 mod whole;
 
@@ -165,6 +166,7 @@ pub(crate) fn all() -> Vec<Case> {
         faults::CASES,
         ladder::CASES,
         ring::CASES,
+        stream::CASES,
         programs::CASES,
         whole::CASES,
     ] {

@@ -24,6 +24,8 @@ const PLACES: &[(&str, u32)] = &[
     ("decode", 12),
     ("flow", 13),
     ("request", 14),
+    // The last events, which later stages read.
+    ("recent", 19),
     // The sinks: each can be taken out without touching another.
     ("metrics", SINK),
     ("stream", SINK),
@@ -31,7 +33,6 @@ const PLACES: &[(&str, u32)] = &[
     ("kafka", SINK),
     ("export", SINK),
     ("output", SINK),
-    ("recent", SINK),
     // What people reach.
     ("api", 30),
     // The one place that wires stages, and the commands that start it.

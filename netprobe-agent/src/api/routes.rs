@@ -16,6 +16,7 @@ use super::{
     guard::{self, Allowed},
     problem::Problem,
     service::{Listing, Service, ServiceError},
+    stream::{self, Streaming},
 };
 use crate::{event::Nanos, filter::Filter, metrics::Format};
 
@@ -26,7 +27,10 @@ const MAX_LIMIT: usize = 10_000;
 
 type App = State<Arc<Service>>;
 
-pub(super) fn router(service: Arc<Service>, allowed: Allowed) -> Router {
+pub(super) fn router(service: Arc<Service>, streaming: Streaming, allowed: Allowed) -> Router {
+    let live_events = Router::new()
+        .route("/api/v1/stream", get(stream::stream))
+        .with_state(streaming);
     Router::new()
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
@@ -34,6 +38,7 @@ pub(super) fn router(service: Arc<Service>, allowed: Allowed) -> Router {
         .route("/api/v1/flows", get(flows))
         .route("/api/v1/events", get(events))
         .route("/api/v1/probe", get(probe))
+        .merge(live_events)
         .method_not_allowed_fallback(not_allowed)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(allowed, guard::check))

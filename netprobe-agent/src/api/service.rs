@@ -10,8 +10,10 @@ use crate::{
     event::{Event, Nanos},
     filter::Filter,
     metrics::{Format, Metrics},
+    probe_report::ProbeReport,
     query::{Handle, QueryError},
     recent::Recent,
+    stream::Gateway,
 };
 
 /// Flows asked of the pipeline at once: about a millisecond of its time.
@@ -30,6 +32,8 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
     /// The last events.
     pub recent: Recent,
+    /// Events as they come.
+    pub stream: Arc<Gateway>,
     /// Run of the agent, part of cursors.
     pub run: Arc<str>,
 }
@@ -103,15 +107,22 @@ impl Service {
     }
 
     pub(super) async fn probe(&self) -> Result<ProbeAnswer, ServiceError> {
-        let report = *self.handle.probe().await?;
+        let report = self.report().await?;
         Ok(ProbeAnswer {
             api_version: API_VERSION.to_owned(),
             report,
         })
     }
 
+    /// What the pipeline knows of itself, and the stream's clients.
+    async fn report(&self) -> Result<ProbeReport, ServiceError> {
+        let mut report = *self.handle.probe().await?;
+        report.stream = Some(self.stream.report());
+        Ok(report)
+    }
+
     pub(super) async fn scrape(&self, format: Format) -> Result<String, ServiceError> {
-        let report = *self.handle.probe().await?;
+        let report = self.report().await?;
         Ok(self.metrics.render(Some(report), format)?)
     }
 

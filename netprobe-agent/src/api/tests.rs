@@ -13,13 +13,14 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    config::{ApiConfig, MetricsConfig},
+    config::{ApiConfig, MetricsConfig, StreamConfig},
     event::{Event, FlowState, Nanos, fixture},
     fanout::{Fanout, Sink},
     metrics::Metrics,
     probe_report::{FactReport, ProbeReport},
     query::{self, FlowPage, Query},
     recent::Recent,
+    stream::Gateway,
 };
 
 /// What the fake pipeline does with questions.
@@ -108,6 +109,14 @@ fn start(name: &str, pipeline: Pipeline) -> Api {
         handle,
         metrics: Metrics::new(&MetricsConfig::default()),
         recent: recent.clone(),
+        stream: Gateway::new(
+            recent.clone(),
+            fixture::origin(),
+            StreamConfig {
+                max_clients: 1,
+                ..StreamConfig::default()
+            },
+        ),
         run: fixture::origin().run,
     };
     let listeners = Listeners::bind(&config).unwrap();
@@ -468,4 +477,51 @@ fn recent_events_are_shared_not_copied() {
     let event = Arc::new(event);
     recent.consume(&event);
     assert!(Arc::ptr_eq(&recent.all().events[0], &event));
+}
+
+const UPGRADE: &str = "Host: localhost\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+#[test]
+fn a_stream_that_cannot_be_is_refused_before_the_upgrade() {
+    let api = start("stream", Pipeline::Answers { flows: 0 });
+    let ask = |query: &str, headers: &str| {
+        // `ask` closes; a browser's `Connection` names both.
+        api.ask(&format!("GET /api/v1/stream{query}"), headers)
+    };
+    for (query, word) in [
+        ("?filter=port%3D%3D", "column"),
+        ("?run=00000000000000aa", "from_seq"),
+        ("?run=00000000000000aa&from_seq=0", "from_seq"),
+        ("?nonsense=1", "nonsense"),
+    ] {
+        let answer = ask(query, UPGRADE);
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(problem(&answer).contains(word), "{}", answer.body);
+    }
+    let answer = ask("", "Host: localhost\r\n");
+    assert_eq!(answer.status, 426);
+    assert!(problem(&answer).contains("WebSocket"), "{}", answer.body);
+    for foreign in [
+        "Origin: https://evil.example\r\n",
+        "Origin: http://localhost:1\r\n",
+    ] {
+        assert_eq!(ask("", &format!("{UPGRADE}{foreign}")).status, 403, "{foreign}");
+    }
+    assert_eq!(ask("", &UPGRADE.replace("localhost", "evil.example")).status, 403);
+}
+
+#[test]
+fn a_stream_too_many_is_refused_with_a_time_to_come_back() {
+    let api = start("seats", Pipeline::Answers { flows: 0 });
+    let url = format!("ws://{}/api/v1/stream", api.address);
+    let connect = || {
+        let socket = TcpStream::connect(api.address).unwrap();
+        tokio_tungstenite::tungstenite::client(&url, socket).map_err(|error| error.to_string())
+    };
+    let (first, answer) = connect().expect("the first client");
+    assert_eq!(answer.status(), 101);
+    let refused = connect().expect_err("there is one seat");
+    assert!(refused.contains("503"), "{refused}");
+    drop(first);
 }

@@ -22,7 +22,7 @@ pub struct ApiConfig {
     pub allowed_hosts: Vec<String>,
     /// Values of `Origin` allowed beside the API's own.
     pub allowed_origins: Vec<String>,
-    /// Recent events held for `/api/v1/events`.
+    /// Recent events held for `/api/v1/events` and the stream.
     #[serde(deserialize_with = "at_least_one")]
     pub recent_events: usize,
     /// Bytes they may take.
@@ -37,8 +37,8 @@ impl Default for ApiConfig {
             socket: "/run/netprobe/api.sock".into(),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
-            recent_events: 4096,
-            recent_bytes: 4 << 20,
+            recent_events: 8192,
+            recent_bytes: 8 << 20,
         }
     }
 }

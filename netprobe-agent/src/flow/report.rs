@@ -72,6 +72,8 @@ impl Reporter {
             }),
             ledger: None,
             counters: BTreeMap::new(),
+            // The API adds its clients.
+            stream: None,
             cost: cost(&self.programs),
             listen_overflows: self.listen_overflows.clone(),
             notices: self.notices.clone(),

@@ -154,6 +154,40 @@ impl Page<'_> {
                 .map(|map| (vec![("map", map.name.as_str())], map.capacity))
                 .collect(),
         )?;
+        let stream = report.stream.iter();
+        self.gauges(
+            "stream_clients",
+            "Clients of the event stream",
+            stream.clone().map(|stream| (vec![], stream.clients)).collect(),
+        )?;
+        self.counters(
+            "stream_events",
+            "Events of the stream by what became of them, over all clients",
+            stream
+                .clone()
+                .flat_map(|stream| {
+                    [
+                        ("sent", stream.sent),
+                        ("filtered", stream.filtered),
+                        ("missed", stream.missed),
+                    ]
+                    .map(|(result, count)| (vec![("result", result)], count))
+                })
+                .collect(),
+        )?;
+        self.counters(
+            "stream_clients_ended",
+            "Clients of the stream turned away or given up, by reason",
+            stream
+                .flat_map(|stream| {
+                    [
+                        ("refused", stream.clients_refused),
+                        ("stalled", stream.clients_stalled),
+                    ]
+                    .map(|(reason, count)| (vec![("reason", reason)], count))
+                })
+                .collect(),
+        )?;
         let fill = report.ring.iter().map(|ring| (vec![], ring.fill)).collect();
         self.gauges("ring_fill_ratio", "Share of the ring buffer in use, 0 to 1", fill)?;
         let disagreements = report.counters.get(BYTE_DISAGREEMENTS);
