@@ -59,15 +59,14 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
     };
     let listeners = Listeners::bind(&config.api)?;
     let own = own(&listeners)?;
-    let (probe, kernel) = attach(&config, own)?;
+    let attached = attach(&config, own)?;
 
     let metrics = Metrics::new(&config.metrics);
     let recent = Recent::new(config.api.recent_events, config.api.recent_bytes);
     let (handle, queries) = query::channel();
     let reader_gone = output.as_ref().map(Output::reader_gone);
     let pipeline = pipeline(
-        kernel,
-        probe,
+        attached,
         &config,
         metrics.clone(),
         recent.clone(),
@@ -77,7 +76,7 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
 
     let origin = pipeline.state.maker.origin.clone();
     let kernel_log = pipeline.kernel_log.clone();
-    let pipeline = spawn(pipeline, own, stop.clone())?;
+    let pipeline = spawn(pipeline, stop.clone())?;
     let address = listeners.address();
     let server = Server::start(
         listeners,
@@ -108,14 +107,25 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
     waited.and(ended)
 }
 
+/// The probe, what it is attached to, and whose traffic it leaves out.
+struct Attached {
+    probe: Probe,
+    kernel: KernelReport,
+    own: Own,
+}
+
 /// Attaches the programs. The kernel's type information goes with the end of this: it is tens of megabytes.
-fn attach(config: &Config, own: Own) -> Result<(Probe, KernelReport), AgentError> {
+fn attach(config: &Config, own: Own) -> Result<Attached, AgentError> {
     let kernel = Kernel::detect()?;
     let probe = kernel.attach(&config.probe, own)?;
     let report = kernel.report.clone();
     drop(kernel);
     release_memory();
-    Ok((probe, report))
+    Ok(Attached {
+        probe,
+        kernel: report,
+        own,
+    })
 }
 
 /// Gives freed memory back to the system; the allocator would keep it for later.
@@ -159,14 +169,18 @@ fn accounting_notice() -> Option<String> {
 }
 
 fn pipeline(
-    kernel: KernelReport,
-    mut probe: Probe,
+    attached: Attached,
     config: &Arc<Config>,
     metrics: Arc<Metrics>,
     recent: Recent,
     output: Option<Output>,
     queries: tokio::sync::mpsc::Receiver<query::Query>,
 ) -> Result<Pipeline, AgentError> {
+    let Attached {
+        mut probe,
+        kernel,
+        own,
+    } = attached;
     let origin = Origin::detect().map_err(|error| {
         AgentError::other(format!("the host's name cannot be read: {error}"), "mount /proc")
     })?;
@@ -199,6 +213,7 @@ fn pipeline(
         queries,
         reporter,
         config.clone(),
+        own,
     ))
 }
 
@@ -213,14 +228,12 @@ fn chosen(probe: &Probe, fact: &str) -> Option<&'static str> {
 }
 
 fn spawn(
-    mut pipeline: Pipeline,
-    own: Own,
+    pipeline: Pipeline,
     stop: Arc<AtomicBool>,
 ) -> Result<std::thread::JoinHandle<()>, AgentError> {
     std::thread::Builder::new()
         .name("pipeline".to_owned())
         .spawn(move || {
-            pipeline.baseline(own);
             pipeline.run(&stop);
         })
         .map_err(|error| {

@@ -1,6 +1,6 @@
 //! Stage 2: bytes from the ring to records. Pure: no state, no clock, no I/O.
 
-mod wire;
+pub(crate) mod wire;
 
 use netprobe_common::{
     AcceptRecord, ConnectFailedRecord, FlowRecord, ForwardRecord, Header, HopRecord, Kind, UdpRecord,

@@ -36,6 +36,9 @@ pub struct ProbeReport {
     pub listen_overflows: BTreeMap<String, u64>,
     /// Clients of the stream.
     pub stream: Option<StreamReport>,
+    /// Whether connections older than the agent are still being listed and taken over.
+    #[serde(default)]
+    pub taking_over: bool,
     /// What the agent itself uses.
     pub cost: Option<CostReport>,
     /// Sentences an operator should read (accounting off, namespaces not readable, …).

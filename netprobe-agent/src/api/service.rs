@@ -103,6 +103,15 @@ impl Service {
         health(vec![
             check("pipeline", true, "the pipeline answers".to_owned()),
             check("facts", missing.is_empty(), detail),
+            check(
+                "older_connections",
+                !report.taking_over,
+                if report.taking_over {
+                    "connections older than the agent are still being taken over".to_owned()
+                } else {
+                    "connections older than the agent are taken over".to_owned()
+                },
+            ),
         ])
     }
 

@@ -11,7 +11,7 @@ use super::Reject;
 /// # Safety
 /// `repr(C)`, only integers and arrays of integers, size equal to the sum of the fields' sizes.
 #[expect(unsafe_code, reason = "the proof obligation is the point of this file")]
-pub(super) unsafe trait Wire: Copy {}
+pub(crate) unsafe trait Wire: Copy {}
 
 macro_rules! wire {
     ($($record:ty),+) => { $(
@@ -45,7 +45,7 @@ pub(super) fn view<T: Wire>(bytes: &[u8]) -> Result<&T, Reject> {
 
 /// The struct as bytes.
 #[cfg(test)]
-pub(super) fn bytes<T: Wire>(record: &T) -> &[u8] {
+pub(crate) fn bytes<T: Wire>(record: &T) -> &[u8] {
     // SAFETY: no padding, so every byte is initialised.
     #[expect(unsafe_code, reason = "see the trait")]
     unsafe {

@@ -13,7 +13,7 @@ use super::{
 use crate::event::{CloseReason, Event, Family, Flags, Flow, FlowRole, FlowState, Protocol, flow_severity};
 
 /// conntrack's states.
-const SYN_SENT: u8 = 1;
+pub(super) const SYN_SENT: u8 = 1;
 const CLOSE: u8 = 8;
 /// Packets after the end (a repeated FIN) meet the entry for so long.
 const LINGER_NS: u64 = 10_000_000_000;
@@ -163,6 +163,11 @@ impl Forwards {
     /// All live ones, to change.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Id, &mut Forwarded)> {
         self.live.iter_mut()
+    }
+
+    /// Whether this one lives, or ended a moment ago.
+    pub fn knows(&self, id: Id) -> bool {
+        self.live.contains_key(&id) || self.ended.contains_key(&id)
     }
 
     /// How many live.

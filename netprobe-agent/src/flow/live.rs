@@ -131,7 +131,8 @@ impl Live {
 
     /// Takes over the counters of a newer record; returns what came since the last.
     pub fn update(&mut self, record: &FlowRecord) -> Totals {
-        let totals = Totals::of(record);
+        // A list of sockets may have been newer than this record: never back.
+        let totals = Totals::of(record).max(self.totals);
         let delta = totals.since(self.totals);
         self.totals = totals;
         self.touched_ns = record.header.ts_ns;

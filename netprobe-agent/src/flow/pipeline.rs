@@ -5,7 +5,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc as std_mpsc,
     },
     time::{Duration, Instant},
 };
@@ -14,10 +13,12 @@ use netprobe_common::UdpKey;
 use tokio::sync::mpsc;
 
 use super::{
-    baseline::{Purpose, Survey},
     clock::{WallClock, monotonic_ns},
     forward::{self, Forwarded},
+    live::Live,
     state::State,
+    survey::{Purpose, Scope, Survey},
+    surveyor::{NoList, Surveyor},
     udp::{self, UdpLive, UdpMap},
 };
 use crate::{
@@ -35,6 +36,12 @@ use crate::{
 
 /// Records handled before queries and timers get their turn.
 const BATCH: usize = 16_384;
+/// Older connections entered into the table before the ring is drained again.
+const TAKEN_OVER_AT_ONCE: usize = 4_096;
+/// How long the last list of live connections may take at the end.
+const LAST_LOOK: Duration = Duration::from_secs(3);
+/// How long programs that are at work may take to end, once detached.
+const DETACHED: Duration = Duration::from_millis(200);
 /// How long sinks may take to deliver what they hold at the end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 /// Pages of the flow listing start here for forwarded connections; cookies are far below.
@@ -74,9 +81,10 @@ pub struct Pipeline {
     pub kernel_log: Arc<AtomicBool>,
     log: KernelLog,
     told: Vec<LossReport>,
-    /// Forwarded connections are found by listing conntrack's tables alone.
-    forwarded_by_list: bool,
-    survey: Option<std_mpsc::Receiver<(Purpose, Survey)>>,
+    scope: Scope,
+    surveyor: Surveyor<Survey>,
+    /// Listed connections older than the agent that are not in the table yet.
+    older: std::vec::IntoIter<Live>,
     next_translate: Instant,
 }
 
@@ -88,6 +96,7 @@ impl Pipeline {
         queries: mpsc::Receiver<Query>,
         reporter: Reporter,
         config: Arc<Config>,
+        own: Own,
     ) -> Pipeline {
         let Source {
             probe,
@@ -96,7 +105,11 @@ impl Pipeline {
             log,
         } = source;
         Pipeline {
-            forwarded_by_list: probe.method("forwarded") == Some("ctnetlink"),
+            scope: Scope {
+                config: config.clone(),
+                own,
+                forwarded_by_list: probe.method("forwarded") == Some("ctnetlink"),
+            },
             probe: Some(probe),
             ring,
             udp,
@@ -107,30 +120,9 @@ impl Pipeline {
             kernel_log: Arc::new(AtomicBool::new(config.probe.kernel_log)),
             config,
             told: Vec::new(),
-            survey: None,
+            surveyor: Surveyor::default(),
+            older: Vec::new().into_iter(),
             next_translate: Instant::now(),
-        }
-    }
-
-    /// Takes the connections that are older than the agent. The programs are attached already, so every socket is in
-    /// this list or in the ring.
-    pub fn baseline(&mut self, own: Own) {
-        let survey = Survey::take(Purpose::Baseline);
-        self.reporter.listen_overflows = survey.listen_overflows.clone();
-        for record in survey.forwarded(&self.config.probe) {
-            self.state.older_forward(&record);
-        }
-        let (older, notices) = survey.into_live(&self.state.processes, &self.config.probe, own);
-        tracing::info!(
-            connections = older.len(),
-            "took over connections older than the agent"
-        );
-        for notice in &notices {
-            tracing::warn!("{notice}");
-        }
-        self.reporter.notices.extend(notices);
-        for live in older {
-            self.state.baseline(live);
         }
     }
 
@@ -140,6 +132,9 @@ impl Pipeline {
         let reconcile_every = self.config.flow.reconcile_every.0;
         let (mut last_second, mut last_reconcile) = (Instant::now(), Instant::now());
         self.announce(AgentAction::Start);
+        // The programs are attached already, so every connection is in this list or told by records.
+        self.state.begin_takeover();
+        self.survey(Purpose::Baseline);
         while !stop.load(Ordering::Relaxed) {
             if self.drain() < BATCH
                 && let Err(error) = self.ring.wait(every)
@@ -155,11 +150,14 @@ impl Pipeline {
             }
             if last_reconcile.elapsed() >= reconcile_every {
                 last_reconcile = Instant::now();
-                self.start_survey(Purpose::Reconcile);
+                self.survey(Purpose::Reconcile);
             }
-            self.finish_survey();
+            if let Some(done) = self.surveyor.poll() {
+                self.surveyed(done);
+            }
+            self.take_over();
             if Instant::now() >= self.next_translate && self.state.wants_translations() {
-                self.start_survey(Purpose::Translate);
+                self.survey(Purpose::Translate);
             }
         }
         self.shutdown();
@@ -232,48 +230,71 @@ impl Pipeline {
         self.told = losses;
     }
 
-    fn start_survey(&mut self, purpose: Purpose) {
-        if self.survey.is_some() {
+    /// Starts a list unless one is being made.
+    fn survey(&mut self, purpose: Purpose) {
+        if self.surveyor.is_busy() {
             return;
         }
-        let (send, receive) = std_mpsc::channel();
-        // Long lists take long: not in this thread. It ends by itself, its result may find nobody.
-        let spawned = std::thread::Builder::new()
-            .name("survey".to_owned())
-            .spawn(move || {
-                if send.send((purpose, Survey::take(purpose))).is_err() {
-                    tracing::debug!("the agent ended before a list of sockets was done");
-                }
-            });
-        match spawned {
-            Ok(_) => self.survey = Some(receive),
-            Err(error) => tracing::error!("no thread to list sockets: {error}"),
+        let scope = self.scope.clone();
+        if let Err(failed) = self.surveyor.start(move || Survey::take(purpose, &scope)) {
+            self.surveyed(Err(failed));
         }
     }
 
-    fn finish_survey(&mut self) {
-        let Some(receive) = &self.survey else { return };
-        match receive.try_recv() {
-            Ok((purpose, survey)) => {
-                self.survey = None;
-                // A list of a million entries may take seconds: at most a twentieth of the time goes into lists.
-                self.next_translate = Instant::now() + (survey.took * 20).max(Duration::from_secs(1));
-                self.state.translate_from(&survey.translations, survey.since_ns);
-                if purpose == Purpose::Reconcile {
-                    self.reporter.listen_overflows = survey.listen_overflows.clone();
-                    self.state
-                        .reconcile(&survey.cookies(), &survey.listed, survey.since_ns);
-                    if self.forwarded_by_list {
-                        for record in survey.forwarded(&self.config.probe) {
-                            self.state.older_forward(&record);
-                        }
-                    }
-                    self.state
-                        .reconcile_forwards(&survey.translations, survey.since_ns);
+    fn surveyed(&mut self, done: Result<Survey, NoList>) {
+        let Ok(survey) = done else {
+            if self.state.is_taking_over() && self.older.len() == 0 {
+                let notice = "connections older than the agent cannot be listed: each is known from its next bytes on";
+                tracing::error!("{notice}");
+                self.reporter.notices.push(notice.to_owned());
+                self.state.finish_takeover();
+            }
+            return;
+        };
+        // A list of a million entries may take seconds: at most a twentieth of the time goes into lists.
+        self.next_translate = Instant::now() + (survey.took * 20).max(Duration::from_secs(1));
+        self.state.translate_from(&survey.translations, survey.since_ns);
+        for record in &survey.forwarded {
+            self.state.older_forward(record);
+        }
+        match survey.purpose {
+            Purpose::Baseline => {
+                tracing::info!(
+                    connections = survey.older.len(),
+                    seconds = survey.took.as_secs_f64(),
+                    "listed connections older than the agent"
+                );
+                for notice in &survey.notices {
+                    tracing::warn!("{notice}");
+                }
+                self.reporter.notices.extend(survey.notices);
+                self.reporter.listen_overflows = survey.listen_overflows;
+                self.older = survey.older.into_iter();
+                if self.older.len() == 0 {
+                    self.state.finish_takeover();
                 }
             }
-            Err(std_mpsc::TryRecvError::Empty) => {}
-            Err(std_mpsc::TryRecvError::Disconnected) => self.survey = None,
+            Purpose::Reconcile => {
+                self.reporter.listen_overflows = survey.listen_overflows;
+                self.state
+                    .reconcile(&survey.cookies, &survey.listed, survey.since_ns);
+                self.state
+                    .reconcile_forwards(&survey.translations, survey.since_ns);
+            }
+            Purpose::Translate | Purpose::Stop => {}
+        }
+    }
+
+    /// Enters a part of the older connections into the table: a million at once would leave the ring alone for long.
+    fn take_over(&mut self) {
+        if self.older.len() == 0 {
+            return;
+        }
+        for live in self.older.by_ref().take(TAKEN_OVER_AT_ONCE) {
+            self.state.baseline(live);
+        }
+        if self.older.len() == 0 {
+            self.state.finish_takeover();
         }
     }
 
@@ -365,13 +386,11 @@ impl Pipeline {
 
     /// Detach, drain what is left, mark live flows, end the sinks, say whether the ledger closes.
     fn shutdown(mut self) {
-        // Samples may be a second old; the last word about a live connection should be exact.
-        let survey = Survey::take(Purpose::Reconcile);
-        self.drain();
-        self.state.refresh(&survey.sockets, survey.since_ns);
+        self.last_look();
         self.reporter.freeze(self.probe.take());
-        // Nothing new comes: this ends.
-        while self.drain() > 0 {}
+        self.drain_to_the_end();
+        // What still waits for a list of older connections waits no longer.
+        self.state.finish_takeover();
         let now = monotonic_ns();
         self.state.tick(now);
         self.poll_udp(now);
@@ -384,6 +403,44 @@ impl Pipeline {
         match serde_json::to_string(&report.ledger) {
             Ok(ledger) => tracing::info!(ledger = %ledger, "ledger at the end"),
             Err(error) => tracing::error!("the ledger cannot be written: {error}"),
+        }
+    }
+
+    /// Samples may be a second old: the last word about a live connection is exact, if that does not take too long.
+    fn last_look(&mut self) {
+        let mut surveyor = Surveyor::default();
+        let scope = self.scope.clone();
+        let survey = surveyor
+            .start(move || Survey::take(Purpose::Stop, &scope))
+            .and_then(|()| {
+                surveyor.wait(Instant::now() + LAST_LOOK, || {
+                    while self.drain() == BATCH {}
+                })
+            });
+        match survey {
+            Ok(survey) => {
+                self.drain();
+                self.state.refresh(&survey.sockets, survey.since_ns);
+            }
+            Err(_) => tracing::warn!(
+                "live connections could not be listed in {} s: their last update is as old as their last sample",
+                LAST_LOOK.as_secs()
+            ),
+        }
+    }
+
+    /// Nothing new comes but from programs that were at work when they were detached: drains until every record
+    /// seen is accounted for. What is in the ring is drained however long that takes.
+    fn drain_to_the_end(&mut self) {
+        while self.drain() > 0 {}
+        let empty = Instant::now();
+        loop {
+            let closes = self.report().ledger.is_some_and(|ledger| ledger.kernel.closes);
+            if closes || empty.elapsed() >= DETACHED {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            while self.drain() > 0 {}
         }
     }
 }

@@ -193,14 +193,14 @@ impl ProcessCache {
             started_ns,
         )
     }
+}
 
-    /// The identity of a process that lives now, for connections older than the agent; not remembered.
-    pub fn identify_live(&self, pid: u32) -> io::Result<Identity> {
-        let found = Found::read(pid)?;
-        let uid = found.effective_uid();
-        let cgroup = found.cgroup.as_deref().map(Cgroup::from_path);
-        Ok(identity(pid, found.comm, found.exe, uid, cgroup.as_ref()))
-    }
+/// The identity of a process that lives now, for connections older than the agent; not remembered.
+pub fn identify_live(pid: u32) -> io::Result<Identity> {
+    let found = Found::read(pid)?;
+    let uid = found.effective_uid();
+    let cgroup = found.cgroup.as_deref().map(Cgroup::from_path);
+    Ok(identity(pid, found.comm, found.exe, uid, cgroup.as_ref()))
 }
 
 fn identity(

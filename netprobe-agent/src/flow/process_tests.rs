@@ -275,10 +275,10 @@ fn no_process_no_identity() {
 
 #[test]
 fn a_process_that_lives_now() {
-    let identity = cache().identify_live(std::process::id()).unwrap();
+    let identity = identify_live(std::process::id()).unwrap();
     assert_eq!(exe(&identity), Some(env::current_exe().unwrap()));
     assert_eq!(identity.process.uid, Some(rustix::process::geteuid().as_raw()));
-    assert!(cache().identify_live(u32::MAX).is_err());
+    assert!(identify_live(u32::MAX).is_err());
 }
 
 #[test]

@@ -76,6 +76,7 @@ impl Reporter {
             stream: None,
             cost: cost(&self.programs),
             listen_overflows: self.listen_overflows.clone(),
+            taking_over: state.is_taking_over(),
             notices: self.notices.clone(),
         };
         match counters {

@@ -23,6 +23,7 @@ use super::{
     nat::NatTable,
     process::{Identity, ProcessCache},
     sockets::SocketInfo,
+    takeover::{Parked, Takeover},
     timers::{Due, Timers},
     translations::{self, Translations},
     udp::{self, Look, UdpLive, UdpMap, UdpTable},
@@ -75,6 +76,8 @@ pub struct State {
     observer: Arc<dyn Observer>,
     timers: Timers,
     accepts: HashMap<u64, AcceptRecord>,
+    /// While older connections are being listed.
+    takeover: Option<Takeover>,
     config: FlowConfig,
 }
 
@@ -94,6 +97,7 @@ impl State {
             observer,
             timers: Timers::default(),
             accepts: HashMap::new(),
+            takeover: None,
             config: config.clone(),
         }
     }
@@ -123,14 +127,52 @@ impl State {
         );
     }
 
-    /// Adds a connection older than the agent.
-    pub fn baseline(&mut self, live: Live) {
+    /// Begins to take over connections older than the agent. Until [`State::finish_takeover`] what records say of
+    /// them waits.
+    pub fn begin_takeover(&mut self) {
+        self.takeover = Some(Takeover::new(self.config.max_flows));
+    }
+
+    /// Whether older connections are still being taken over.
+    pub const fn is_taking_over(&self) -> bool {
+        self.takeover.is_some()
+    }
+
+    /// Adds a connection older than the agent, unless records said more of it since it was listed.
+    pub fn baseline(&mut self, mut live: Live) {
+        let ended = self.takeover.as_ref().is_some_and(|t| !t.lives(live.cookie));
+        if ended || self.table.contains_key(&live.cookie) {
+            return;
+        }
+        if let Some(accept) = self.accepts.remove(&live.cookie) {
+            self.accept(&mut live, &accept);
+        }
         self.observer
             .move_active(None, Some((service(&live), metric_role(live.role))));
         self.watch(live);
     }
 
+    /// All older connections are taken over that will be: takes what waited for them.
+    pub fn finish_takeover(&mut self) {
+        let Some(takeover) = self.takeover.take() else {
+            return;
+        };
+        let (flows, forwards) = takeover.finish();
+        flows.for_each(|parked| self.unparked(parked));
+        forwards.for_each(|record| self.apply_forward(&record));
+    }
+
+    fn unparked(&mut self, parked: Parked) {
+        match parked {
+            Parked::Sample(record) => self.apply_sample(&record),
+            Parked::Closed(record) => self.end(&record),
+        }
+    }
+
     fn established(&mut self, record: &FlowRecord) {
+        if let Some(parked) = self.takeover.as_mut().and_then(|t| t.unpark(record.cookie)) {
+            self.unparked(parked);
+        }
         let mut live = Live::new(record);
         live.process = self.identity(&record.process, record.started_ns);
         self.translate(&mut live);
@@ -169,6 +211,12 @@ impl State {
     }
 
     fn sampled(&mut self, record: &FlowRecord) {
+        if !self.takeover.as_mut().is_some_and(|t| t.park_sample(record)) {
+            self.apply_sample(record);
+        }
+    }
+
+    fn apply_sample(&mut self, record: &FlowRecord) {
         if !self.table.contains_key(&record.cookie) {
             let live = self.first_seen(record);
             self.observer
@@ -204,6 +252,12 @@ impl State {
     }
 
     fn closed(&mut self, record: &FlowRecord) {
+        if !self.takeover.as_mut().is_some_and(|t| t.park_closed(record)) {
+            self.end(record);
+        }
+    }
+
+    fn end(&mut self, record: &FlowRecord) {
         let known = self.table.remove(&record.cookie);
         let active = known.is_some();
         let mut live = match known {
@@ -269,6 +323,19 @@ impl State {
     }
 
     fn forwarded(&mut self, record: &ForwardRecord) {
+        let id = (record.netns, record.zone, record.original);
+        if let Some(takeover) = &mut self.takeover {
+            if !self.forwards.knows(id) && takeover.park_forward(id, record) {
+                return;
+            }
+            if let Some(end) = takeover.unpark_forward(id) {
+                self.apply_forward(&end);
+            }
+        }
+        self.apply_forward(record);
+    }
+
+    fn apply_forward(&mut self, record: &ForwardRecord) {
         match self.forwards.add(record) {
             Change::Begun(id) => {
                 let at = record.header.ts_ns + self.config.open_after.0.as_nanos() as u64;
@@ -282,7 +349,7 @@ impl State {
                 }
                 // The entry's memory went to a new connection: begin that one.
                 if record.state == 1 {
-                    self.forwarded(record);
+                    self.apply_forward(record);
                 }
             }
             Change::Full => self.counters.forwards_full += 1,
@@ -303,8 +370,8 @@ impl State {
             due_ns: record.header.ts_ns + self.config.open_after.0.as_nanos() as u64,
             path: None,
         };
-        // The kernel side's map bounds how many there are; two first datagrams at once may both tell.
-        self.udp.live.entry(record.udp).or_insert(live);
+        // The kernel side's map bounds how many there are.
+        self.udp.begin(live);
     }
 
     /// Looks at all UDP flows: counts what moved, tells what is due, ends what is idle.
@@ -388,7 +455,10 @@ impl State {
     pub fn expire(&mut self, now_ns: u64) {
         const ACCEPT_NS: u64 = 60_000_000_000;
         self.nat.expire(now_ns);
-        self.forwards.expire(now_ns);
+        // A list under way may still have what ended since: remember that as long.
+        if self.takeover.is_none() {
+            self.forwards.expire(now_ns);
+        }
         let before = self.accepts.len();
         self.accepts
             .retain(|_, accept| now_ns.saturating_sub(accept.header.ts_ns) < ACCEPT_NS);
@@ -443,21 +513,13 @@ impl State {
 
     /// Whether flows wait for a list of conntrack's tables: UDP always does, TCP where nothing better serves.
     pub fn wants_translations(&self) -> bool {
-        self.udp.live.values().any(|live| live.path.is_none())
-            || (self.maker.nat_method == Some(CTNETLINK) && !self.table.is_empty())
+        self.udp.untranslated() > 0 || (self.maker.nat_method == Some(CTNETLINK) && !self.table.is_empty())
     }
 
     /// Translates what waits from conntrack's tables.
     /// `since_ns`: when the lists were begun; a flow younger than that may be in none of them.
     pub fn translate_from(&mut self, translations: &Translations, since_ns: u64) {
-        for live in self
-            .udp
-            .live
-            .values_mut()
-            .filter(|live| live.path.is_none() && live.record.header.ts_ns < since_ns)
-        {
-            live.path = Some(udp::translate(live, translations));
-        }
+        self.udp.translate(translations, since_ns);
         if self.maker.nat_method == Some(CTNETLINK) {
             for live in self.table.values_mut().filter(|live| live.path.is_none()) {
                 let path = translations.resolve(translations::TCP, &outgoing(&live.key), live.role);
@@ -470,17 +532,9 @@ impl State {
 
     /// Ends forwarded connections whose entry is gone, and takes over the counters of the others.
     pub fn reconcile_forwards(&mut self, translations: &Translations, since_ns: u64) {
-        let mut entries = HashMap::new();
-        for listed in translations
-            .entries
-            .iter()
-            .filter(|listed| listed.entry.proto == translations::TCP)
-        {
-            entries.insert((listed.netns, listed.entry.zone, listed.original), &listed.entry);
-        }
         let mut gone = Vec::new();
         for (id, flow) in self.forwards.iter_mut() {
-            match entries.get(id) {
+            match translations.connection(id) {
                 Some(entry) => flow.count(entry),
                 None if translations.listed.contains(&id.0) && flow.last.header.ts_ns < since_ns => {
                     gone.push(*id);

@@ -10,6 +10,7 @@ use netprobe_common::{HopRecord, Role, Tuple};
 use super::{
     address::bytes,
     conntrack::{Answer, Conntrack, Entry, Tuple as SocketTuple},
+    forward::Id,
     nat::Path,
 };
 use crate::kernel::netns::NetNs;
@@ -34,6 +35,23 @@ pub struct Listed {
     pub reply: Tuple,
 }
 
+impl Listed {
+    /// Its identity as a connection.
+    pub const fn id(&self) -> Id {
+        (self.netns, self.entry.zone, self.original)
+    }
+}
+
+/// Port of a UDP socket bound to no address, and whom it sends to.
+type FromPort = (u16, [u8; 16], u16);
+
+/// What an index holds of a UDP socket bound to no address.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    One(Tuple),
+    Several,
+}
+
 /// All entries of all namespaces that could be listed.
 #[derive(Debug, Default)]
 pub struct Translations {
@@ -45,6 +63,11 @@ pub struct Translations {
     pub notices: Vec<String>,
     by_original: HashMap<(u8, Tuple), Vec<usize>>,
     by_reply: HashMap<(u8, Tuple), Vec<usize>>,
+    by_port: HashMap<FromPort, Source>,
+    by_id: HashMap<Id, usize>,
+    /// Entries looked at to answer questions.
+    #[cfg(test)]
+    looked_at: std::cell::Cell<usize>,
 }
 
 impl Translations {
@@ -86,12 +109,42 @@ impl Translations {
                 .push(index);
             self.by_reply.entry((entry.proto, reply)).or_default().push(index);
         }
+        if entry.proto == UDP {
+            self.by_port
+                .entry((original.src_port, original.dst, original.dst_port))
+                .and_modify(|source| {
+                    if !matches!(source, Source::One(one) if *one == original) {
+                        *source = Source::Several;
+                    }
+                })
+                .or_insert(Source::One(original));
+        }
         self.entries.push(Listed {
             netns,
             entry,
             original,
             reply,
         });
+    }
+
+    /// Makes [`Translations::connection`] possible; not every list is asked that.
+    pub fn index_connections(&mut self) {
+        self.by_id = (0..)
+            .zip(&self.entries)
+            .filter(|(_, listed)| listed.entry.proto == TCP)
+            .map(|(index, listed)| (listed.id(), index))
+            .collect();
+    }
+
+    /// The entry of a forwarded TCP connection.
+    pub fn connection(&self, id: &Id) -> Option<&Entry> {
+        Some(&self.entry(*self.by_id.get(id)?)?.entry)
+    }
+
+    fn entry(&self, index: usize) -> Option<&Listed> {
+        #[cfg(test)]
+        self.looked_at.set(self.looked_at.get() + 1);
+        self.entries.get(index)
     }
 
     /// The path of a connection whose socket sends `outgoing`.
@@ -111,7 +164,7 @@ impl Translations {
             let known = index.get(&(protocol, wanted)).map_or(&[][..], Vec::as_slice);
             let fresh: Vec<&Listed> = known
                 .iter()
-                .filter_map(|&index| self.entries.get(index))
+                .filter_map(|&index| self.entry(index))
                 .filter(|listed| !visited.contains(&(listed.netns, listed.entry.zone)))
                 .collect();
             match fresh.as_slice() {
@@ -140,27 +193,15 @@ impl Translations {
 
     /// As [`Translations::resolve`] for a UDP client socket bound to no address: only its port is known.
     pub fn resolve_from_port(&self, port: u16, remote: [u8; 16], remote_port: u16) -> Path {
-        let mut sources = self
-            .entries
-            .iter()
-            .filter(|listed| {
-                listed.entry.proto == UDP
-                    && listed.original.src_port == port
-                    && listed.original.dst == remote
-                    && listed.original.dst_port == remote_port
-            })
-            .map(|listed| listed.original);
-        let Some(first) = sources.next() else {
-            return Path::default();
-        };
-        if sources.any(|other| other != first) {
-            return Path {
+        match self.by_port.get(&(port, remote, remote_port)) {
+            None => Path::default(),
+            Some(Source::One(source)) => self.resolve(UDP, source, Role::Client),
+            Some(Source::Several) => Path {
                 ambiguous: true,
                 by_address: true,
                 hops: Vec::new(),
-            };
+            },
         }
-        self.resolve(UDP, &first, Role::Client)
     }
 }
 
@@ -256,6 +297,40 @@ mod tests {
         assert_eq!(path.hops.iter().map(|hop| hop.netns).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(all.resolve(TCP, &sent, Role::Client).hops, []);
         assert_eq!(all.resolve_from_port(5, sent.dst, 53).hops.len(), 2);
+    }
+
+    #[test]
+    fn looks_at_no_more_entries_when_there_are_more() {
+        let mut all = two_gateways();
+        let sent = all.entries[1].original;
+        for port in 1000..3000 {
+            let (from, to) = (format!("10.0.1.1:{port}"), "10.0.0.9:53");
+            all.add(1, entry((&from, to), (to, &from), 0));
+        }
+        assert_eq!(all.resolve_from_port(5, sent.dst, 53).hops.len(), 2);
+        // Two hops, and each looked up once more to see that the path ends.
+        let looked_at = all.looked_at.take();
+        assert!(looked_at <= 4, "{looked_at} entries for a path of two");
+        all.index_connections();
+        assert!(all.connection(&(1, 0, sent)).is_none() && all.looked_at.get() == 0);
+    }
+
+    #[test]
+    fn a_port_with_two_sources_stays_open() {
+        let mut all = two_gateways();
+        let remote = all.entries[1].original.dst;
+        // The same flow in another namespace is the same source.
+        assert!(!all.resolve_from_port(5, remote, 53).ambiguous);
+        all.add(
+            4,
+            entry(("10.0.0.2:5", "10.0.0.9:53"), ("10.0.0.9:53", "10.0.0.2:5"), 0),
+        );
+        all.add(
+            5,
+            entry(("10.0.0.2:5", "10.0.0.9:53"), ("10.0.0.9:53", "10.0.0.2:5"), 0),
+        );
+        assert!(all.resolve_from_port(5, remote, 53).ambiguous);
+        assert_eq!(all.resolve_from_port(6, remote, 53), Path::default());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! UDP flows: one socket and one peer. The kernel counts in a map; this reads it, tells, and removes what is idle.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
 use netprobe_common::{Role, UdpCounters, UdpKey, UdpRecord};
@@ -115,9 +115,40 @@ pub enum Look {
 pub struct UdpTable {
     /// By the kernel side's key.
     pub live: HashMap<UdpKey, UdpLive>,
+    /// Those whose translation was not looked up yet.
+    untranslated: HashSet<UdpKey>,
 }
 
 impl UdpTable {
+    /// Adds a flow, unless it is there: two first datagrams at once may both tell.
+    pub fn begin(&mut self, live: UdpLive) {
+        let key = live.record.udp;
+        if let Entry::Vacant(vacant) = self.live.entry(key) {
+            vacant.insert(live);
+            self.untranslated.insert(key);
+        }
+    }
+
+    /// How many flows wait for their translation.
+    pub fn untranslated(&self) -> usize {
+        self.untranslated.len()
+    }
+
+    /// Looks the translation up of the flows that wait for it and began before `since_ns`. Returns how many it looked at.
+    pub fn translate(&mut self, translations: &Translations, since_ns: u64) -> usize {
+        let looked_at = self.untranslated.len();
+        let live = &mut self.live;
+        self.untranslated.retain(|key| {
+            let Some(flow) = live.get_mut(key) else { return false };
+            let younger = flow.record.header.ts_ns >= since_ns;
+            if !younger {
+                flow.path = Some(translate(flow, translations));
+            }
+            younger
+        });
+        looked_at
+    }
+
     /// Reads all counters; calls `look` for each flow that moved or ended. Ended ones are removed after it.
     pub fn poll(
         &mut self,
@@ -144,6 +175,7 @@ impl UdpTable {
         }
         for key in ended {
             self.live.remove(&key);
+            self.untranslated.remove(&key);
             map.remove(&key)?;
         }
         Ok(())
