@@ -227,10 +227,7 @@ fn chosen(probe: &Probe, fact: &str) -> Option<&'static str> {
         .find(|name| *name == method)
 }
 
-fn spawn(
-    pipeline: Pipeline,
-    stop: Arc<AtomicBool>,
-) -> Result<std::thread::JoinHandle<()>, AgentError> {
+fn spawn(pipeline: Pipeline, stop: Arc<AtomicBool>) -> Result<std::thread::JoinHandle<()>, AgentError> {
     std::thread::Builder::new()
         .name("pipeline".to_owned())
         .spawn(move || {

@@ -72,6 +72,19 @@ fn namespaces_are_listed_and_entered() {
 }
 
 #[test]
+fn a_namespace_is_found_again_when_the_process_it_was_found_by_has_ended() {
+    let ns = TestNs::new("again");
+    let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
+    let mut found = ns.ns.clone();
+    found.path = format!("/proc/{}/ns/net", child.id()).into();
+    // Another namespace behind the path, then none.
+    assert!(found.open().is_ok());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(found.open().is_ok());
+}
+
+#[test]
 fn a_removed_namespace_is_gone() {
     let ns = TestNs::new("gone");
     let stale = ns.ns.clone();

@@ -114,15 +114,12 @@ pub fn older(survey: &mut Survey, listeners: &HashSet<(u64, u16)>, scope: &Scope
             if path.ambiguous || !path.hops.is_empty() {
                 live.path = Some(Box::new(path));
             }
-            live.process = owners
-                .by_inode
-                .get(&u64::from(socket.inode))
-                .and_then(|&pid| {
-                    identities
-                        .entry(pid)
-                        .or_insert_with(|| process::identify_live(pid).ok())
-                        .clone()
-                });
+            live.process = owners.by_inode.get(&u64::from(socket.inode)).and_then(|&pid| {
+                identities
+                    .entry(pid)
+                    .or_insert_with(|| process::identify_live(pid).ok())
+                    .clone()
+            });
             live
         })
         .collect()

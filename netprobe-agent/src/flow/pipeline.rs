@@ -244,7 +244,8 @@ impl Pipeline {
     fn surveyed(&mut self, done: Result<Survey, NoList>) {
         let Ok(survey) = done else {
             if self.state.is_taking_over() && self.older.len() == 0 {
-                let notice = "connections older than the agent cannot be listed: each is known from its next bytes on";
+                let notice =
+                    "connections older than the agent cannot be listed: each is known from its next bytes on";
                 tracing::error!("{notice}");
                 self.reporter.notices.push(notice.to_owned());
                 self.state.finish_takeover();
@@ -412,11 +413,7 @@ impl Pipeline {
         let scope = self.scope.clone();
         let survey = surveyor
             .start(move || Survey::take(Purpose::Stop, &scope))
-            .and_then(|()| {
-                surveyor.wait(Instant::now() + LAST_LOOK, || {
-                    while self.drain() == BATCH {}
-                })
-            });
+            .and_then(|()| surveyor.wait(Instant::now() + LAST_LOOK, || while self.drain() == BATCH {}));
         match survey {
             Ok(survey) => {
                 self.drain();

@@ -101,6 +101,12 @@ impl Survey {
                         namespaces.denied
                     ));
                 }
+                if namespaces.truncated {
+                    survey.notices.push(format!(
+                        "more than {} processes: namespaces that only the others are in are not listed",
+                        netns::DEFAULT_MAX_PIDS
+                    ));
+                }
                 survey.list(&namespaces.found, scope);
             }
             Err(error) => survey

@@ -101,13 +101,19 @@ mod tests {
         assert_eq!(list, Ok(5));
         assert!(!surveyor.is_busy() && surveyor.poll().is_none());
         assert_eq!(surveyor.start(|| 6), Ok(()));
-        assert_eq!(surveyor.wait(Instant::now() + Duration::from_secs(60), || {}), Ok(6));
+        assert_eq!(
+            surveyor.wait(Instant::now() + Duration::from_secs(60), || {}),
+            Ok(6)
+        );
     }
 
     #[test]
     fn a_thread_that_panics_is_no_list() {
         let mut surveyor = Surveyor::<()>::default();
         assert_eq!(surveyor.start(|| panic!("as the test wants")), Ok(()));
-        assert_eq!(surveyor.wait(Instant::now() + Duration::from_secs(60), || {}), Err(NoList));
+        assert_eq!(
+            surveyor.wait(Instant::now() + Duration::from_secs(60), || {}),
+            Err(NoList)
+        );
     }
 }

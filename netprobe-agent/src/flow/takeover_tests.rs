@@ -156,7 +156,11 @@ fn without_room_to_remember_what_ended_the_list_is_not_believed() {
         state.baseline(listed(cookie, 5));
     }
     state.finish_takeover();
-    assert_eq!(state.table.keys().collect::<Vec<_>>(), [&1], "only what was heard of lives for sure");
+    assert_eq!(
+        state.table.keys().collect::<Vec<_>>(),
+        [&1],
+        "only what was heard of lives for sure"
+    );
 }
 
 #[test]
@@ -164,7 +168,11 @@ fn without_a_list_what_waited_is_told_all_the_same() {
     let (mut state, recent) = state(1);
     take(&mut state, Kind::Closed, 1, flow_flags::PARTIAL, 10);
     take(&mut state, Kind::Closed, 2, flow_flags::PARTIAL, 10);
-    assert_eq!(finals(&recent).len(), 1, "one waits, there is no room for the other");
+    assert_eq!(
+        finals(&recent).len(),
+        1,
+        "one waits, there is no room for the other"
+    );
     state.finish_takeover();
     assert_eq!(finals(&recent).len(), 2);
 }

@@ -139,7 +139,9 @@ impl UdpTable {
         let looked_at = self.untranslated.len();
         let live = &mut self.live;
         self.untranslated.retain(|key| {
-            let Some(flow) = live.get_mut(key) else { return false };
+            let Some(flow) = live.get_mut(key) else {
+                return false;
+            };
             let younger = flow.record.header.ts_ns >= since_ns;
             if !younger {
                 flow.path = Some(translate(flow, translations));

@@ -58,20 +58,34 @@ impl NetNs {
         })
     }
 
-    /// Opens the namespace. Refuses with [`io::ErrorKind::NotFound`] when the path now leads to another one.
+    /// Opens the namespace, by another path when the process it was found by has ended since. Refuses with
+    /// [`io::ErrorKind::NotFound`] when nothing leads to it any more.
     pub fn open(&self) -> io::Result<File> {
+        match self.open_at(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let again = enumerate(DEFAULT_MAX_PIDS)?;
+                match again.found.iter().find(|other| other.inode == self.inode) {
+                    Some(other) => self.open_at(&other.path),
+                    None => Err(error),
+                }
+            }
+            done => done,
+        }
+    }
+
+    fn open_at(&self, path: &Path) -> io::Result<File> {
         let explain = |e: io::Error| match e.kind() {
             io::ErrorKind::NotFound => gone(self.inode),
             io::ErrorKind::PermissionDenied => io::Error::new(
                 e.kind(),
                 format!(
                     "cannot open {}: {e}; run with CAP_SYS_PTRACE and CAP_SYS_ADMIN",
-                    self.path.display()
+                    path.display()
                 ),
             ),
-            kind => io::Error::new(kind, format!("cannot open {}: {e}", self.path.display())),
+            kind => io::Error::new(kind, format!("cannot open {}: {e}", path.display())),
         };
-        let file = File::open(&self.path).map_err(explain)?;
+        let file = File::open(path).map_err(explain)?;
         if file.metadata()?.ino() == self.inode {
             Ok(file)
         } else {
