@@ -1,6 +1,7 @@
 //! The command line. Records go to stdout and nothing else does; a reader that goes away is success.
 
 mod client;
+mod config;
 mod doctor;
 mod filters;
 mod flows;
@@ -19,7 +20,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{
     app,
-    config::{Config, Period, Profile},
+    config::{Period, Profile},
     error::{AgentError, Exit},
 };
 
@@ -74,7 +75,7 @@ Examples:
     Flows(flows::FlowsArgs),
     /// Check the configuration, or show what is in force
     #[command(subcommand)]
-    Config(ConfigCommand),
+    Config(config::ConfigCommand),
     /// Print completions of a shell
     #[command(after_help = "Example:\n  netprobe completions bash > /etc/bash_completion.d/netprobe")]
     Completions {
@@ -88,30 +89,10 @@ Examples:
     },
 }
 
-/// Which configuration.
-#[derive(Clone, Debug, Args)]
-struct ConfigArgs {
-    /// Configuration file [default: /etc/netprobe/netprobe.toml, if it is there]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Set of defaults under the file
-    #[arg(long, value_enum, default_value_t)]
-    profile: Profile,
-}
-
-impl ConfigArgs {
-    fn load(&self) -> Result<Config, AgentError> {
-        // A variable that is not UTF-8 is none of ours.
-        let variables = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Ok(Config::load(self.profile, self.config.as_deref(), variables)?)
-    }
-}
-
 #[derive(Debug, Args)]
 struct RunArgs {
     #[command(flatten)]
-    config: ConfigArgs,
+    config: config::ConfigArgs,
     /// End after this time, like 30s or 5m
     #[arg(long, value_parser = period)]
     duration: Option<Duration>,
@@ -127,20 +108,6 @@ struct RunArgs {
 enum RunOutput {
     /// One JSON object a line
     Jsonl,
-}
-
-#[derive(Debug, Subcommand)]
-enum ConfigCommand {
-    /// Read every layer and say whether it can be used
-    Check(ConfigArgs),
-    /// Print what is in force as TOML
-    Show {
-        #[command(flatten)]
-        config: ConfigArgs,
-        /// Print the shipped default file with its documentation instead
-        #[arg(long, conflicts_with_all = ["config", "profile"])]
-        defaults: bool,
-    },
 }
 
 /// Where the agent is.
@@ -159,12 +126,12 @@ impl AgentArgs {
         if let Some(socket) = &self.socket {
             return client::Client::new(socket.clone());
         }
-        let config = ConfigArgs {
+        let loaded = config::ConfigArgs {
             config: self.config.clone(),
             profile: Profile::default(),
         }
         .load()?;
-        client::Client::new(config.api.socket)
+        client::Client::new(loaded.config.api.socket)
     }
 }
 
@@ -214,7 +181,7 @@ fn dispatch(command: Command) -> Result<(), AgentError> {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Observe(args) => observe::observe(&args),
         Command::Flows(args) => flows::flows(&args),
-        Command::Config(command) => config(command),
+        Command::Config(command) => config::config(&command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "netprobe", &mut script);
@@ -225,33 +192,18 @@ fn dispatch(command: Command) -> Result<(), AgentError> {
 }
 
 fn run(args: RunArgs) -> Result<(), AgentError> {
-    let mut config = args.config.load()?;
-    config.probe.methods.extend(args.method);
+    let mut loaded = args.config.load()?;
+    if !args.method.is_empty() {
+        loaded.config.probe.methods.extend(args.method);
+        loaded.set_by_flag("probe", "methods", "--method");
+    }
+    let config = loaded.config;
     logging::start(&config.log);
     let options = app::Options {
         duration: args.duration,
         jsonl: args.output.is_some(),
     };
     app::run(config, &options)
-}
-
-fn config(command: ConfigCommand) -> Result<(), AgentError> {
-    match command {
-        ConfigCommand::Check(args) => {
-            args.load()?;
-            print(b"the configuration can be used\n")
-        }
-        ConfigCommand::Show { defaults: true, .. } => print(crate::config::DEFAULT_FILE.as_bytes()),
-        ConfigCommand::Show { config, .. } => {
-            let text = toml::to_string(&config.load()?).map_err(|error| {
-                AgentError::other(
-                    format!("the configuration cannot be shown: {error}"),
-                    "report this",
-                )
-            })?;
-            print(text.as_bytes())
-        }
-    }
 }
 
 fn man(folder: Option<PathBuf>) -> Result<(), AgentError> {

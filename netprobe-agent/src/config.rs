@@ -1,14 +1,16 @@
 //! Configuration: one TOML section a stage, in layers: defaults, profile, file, environment.
 //!
 //! The types are the documentation of what is allowed: a value out of range is refused while it is read, so the
-//! error carries the line.
+//! error carries the line; the comment of a field becomes its text in the default file and in the reference page.
 
 mod api;
 mod flow;
 mod load;
 mod log;
 mod metrics;
+mod place;
 mod probe;
+mod reference;
 mod stream;
 mod value;
 
@@ -16,15 +18,16 @@ use serde::{Deserialize, Serialize};
 
 pub use api::ApiConfig;
 pub use flow::FlowConfig;
-pub use load::{ConfigError, DEFAULT_FILE, DEFAULT_PATH, Profile};
+pub use load::{ConfigError, DEFAULT_PATH, Loaded, Profile, Source};
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use metrics::MetricsConfig;
 pub use probe::ProbeConfig;
+pub use reference::{default_file, page};
 pub use stream::StreamConfig;
 pub use value::{Period, RingBytes};
 
 /// The whole configuration.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// What is measured in the kernel.
@@ -39,6 +42,21 @@ pub struct Config {
     pub stream: StreamConfig,
     /// Diagnostics.
     pub log: LogConfig,
+}
+
+impl Config {
+    /// Two keys that cannot both be set: section, key, and what to do.
+    fn contradiction(&self) -> Option<(&'static str, &'static str, String)> {
+        let probe = &self.probe;
+        let both = |one: &str| format!("not together with {one}; leave one of them empty");
+        if !probe.ports_only.is_empty() && !probe.ports_except.is_empty() {
+            return Some(("probe", "ports_except", both("probe.ports_only")));
+        }
+        if !probe.cidrs_only.is_empty() && !probe.cidrs_except.is_empty() {
+            return Some(("probe", "cidrs_except", both("probe.cidrs_only")));
+        }
+        None
+    }
 }
 
 #[cfg(test)]

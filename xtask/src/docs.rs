@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: the command reference, generated; and a check that commands in the documents work.
+//! `cargo xtask docs`: what is generated from the program itself; and a check that commands in the documents work.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,22 +14,51 @@ use crate::sh::{self, say};
 /// Generated from `--help`.
 const REFERENCE: &str = "docs/cli.md";
 
-/// Writes the reference, or checks that it is current and that every command in the documents parses.
-pub(crate) fn run(check: bool) -> Result<()> {
-    packages::ensure(Need::Build)?;
-    let agent = build::agent()?;
-    let path = sh::root().join(REFERENCE);
-    let text = reference(&agent)?;
-    if !check {
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        say!("wrote {REFERENCE}");
-        return Ok(());
+/// Files that are the output of a command of the agent.
+const PRINTED: &[(&str, &[&str])] = &[
+    (
+        "netprobe-agent/netprobe.default.toml",
+        &["config", "show", "--defaults"],
+    ),
+    ("docs/configuration.md", &["config", "reference"]),
+];
+
+/// Every generated file with the text it must have.
+fn generated(agent: &Path) -> Result<Vec<(&'static str, String)>> {
+    let mut files = vec![(REFERENCE, reference(agent)?)];
+    for (file, words) in PRINTED {
+        files.push((file, sh::output(sh::clean(agent).args(*words))?));
     }
+    Ok(files)
+}
+
+/// Writes the generated files, or checks that they are current and that every command in the documents parses.
+pub(crate) fn run(check: bool) -> Result<()> {
+    // Whoever has a current build of the agent need not wait for another one.
+    let agent = match std::env::var_os("NETPROBE_BIN") {
+        Some(agent) => PathBuf::from(agent),
+        None => {
+            packages::ensure(Need::Build)?;
+            build::agent()?
+        }
+    };
     let mut wrong = Vec::new();
-    if fs::read_to_string(&path).ok().as_deref() != Some(text.as_str()) {
-        wrong.push(format!(
-            "{REFERENCE} is not what --help says: run `cargo xtask docs`"
-        ));
+    for (file, text) in generated(&agent)? {
+        let path = sh::root().join(file);
+        if fs::read_to_string(&path).ok().as_ref() == Some(&text) {
+            continue;
+        }
+        if check {
+            wrong.push(format!(
+                "{file} is not what the program says: run `cargo xtask docs`"
+            ));
+        } else {
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            say!("wrote {file}");
+        }
+    }
+    if !check {
+        return Ok(());
     }
     let mut checked = 0;
     for file in documents()? {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use clap::{Args, ValueEnum};
 
-use super::ConfigArgs;
+use super::config::ConfigArgs;
 use crate::{app, error::AgentError, probe_report::ProbeReport};
 
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ enum Form {
 }
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<(), AgentError> {
-    let report = app::doctor(&args.config.load()?)?;
+    let report = app::doctor(&args.config.load()?.config)?;
     match args.output {
         Form::Text => super::print(text(&report).as_bytes())?,
         Form::Json => {

@@ -10,22 +10,24 @@ use serde::{Deserialize, Serialize};
 use super::value::at_least_one;
 
 /// HTTP.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiConfig {
-    /// Address of the API; loopback only.
+    /// Address of the API. Loopback only: it has neither TLS nor a token.
+    #[schema(value_type = String)]
     #[serde(deserialize_with = "loopback")]
     pub listen: SocketAddr,
-    /// Path of the Unix socket, mode 0660.
+    /// Unix socket of the API, mode 0660. The command line talks to it.
+    #[schema(value_type = String)]
     pub socket: PathBuf,
-    /// Values of `Host` allowed beside the loopback names, without port.
+    /// Values of `Host` (without port) allowed beside localhost, 127.0.0.1 and [::1].
     pub allowed_hosts: Vec<String>,
-    /// Values of `Origin` allowed beside the API's own.
+    /// Values of `Origin` allowed beside the API's own, like "https://noc.example".
     pub allowed_origins: Vec<String>,
-    /// Recent events held for `/api/v1/events` and the stream.
+    /// Recent events held for `/api/v1/events` and the stream, at least 1.
     #[serde(deserialize_with = "at_least_one")]
     pub recent_events: usize,
-    /// Bytes they may take.
+    /// Bytes they may take, at least 1.
     #[serde(deserialize_with = "at_least_one")]
     pub recent_bytes: usize,
 }

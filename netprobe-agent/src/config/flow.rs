@@ -5,25 +5,29 @@ use serde::{Deserialize, Serialize};
 use super::value::{Period, at_least_one};
 
 /// The flow table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowConfig {
-    /// Most live flows held; what comes beyond is counted as lost.
+    /// Most live flows held, at least 1. What comes beyond is counted as lost.
     #[serde(deserialize_with = "at_least_one")]
     pub max_flows: usize,
-    /// A flow alive for this long gives an `open` event.
+    /// A flow alive for this long gives an `open` event: 0s to 1h.
+    #[schema(value_type = String)]
     #[serde(deserialize_with = "open_after")]
     pub open_after: Period,
-    /// Time between two `update` events of a live flow.
+    /// Time between two `update` events of a live flow: 100ms to 1d.
+    #[schema(value_type = String)]
     #[serde(deserialize_with = "update_every")]
     pub update_every: Period,
-    /// Time between two comparisons of the table with the kernel's list of sockets.
+    /// Time between two comparisons of the table with the kernel's list of sockets: 1s to 1d.
+    #[schema(value_type = String)]
     #[serde(deserialize_with = "reconcile_every")]
     pub reconcile_every: Period,
-    /// A UDP flow silent for this long has ended.
+    /// A UDP flow silent for this long has ended: 1s to 1d.
+    #[schema(value_type = String)]
     #[serde(deserialize_with = "udp_idle")]
     pub udp_idle: Period,
-    /// Most processes remembered.
+    /// Most processes whose identity is remembered, at least 1.
     #[serde(deserialize_with = "at_least_one")]
     pub max_processes: usize,
 }

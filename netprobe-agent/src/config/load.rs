@@ -1,19 +1,17 @@
-//! Reading a configuration in layers: profile, file, environment.
+//! Reading a configuration in layers: profile, file, environment, flags.
 
 use std::{
-    fs,
+    collections::BTreeMap,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
 use toml::{Table, Value};
 
-use super::{Config, LogFormat, LogLevel, Period};
+use super::{Config, LogFormat, LogLevel, Period, place};
 
 /// The file read when none is named.
 pub const DEFAULT_PATH: &str = "/etc/netprobe/netprobe.toml";
-
-/// The shipped default file: every key, documented.
-pub const DEFAULT_FILE: &str = include_str!("../../netprobe.default.toml");
 
 /// A set of defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -25,6 +23,17 @@ pub enum Profile {
     /// The shipped defaults
     #[default]
     Production,
+}
+
+impl Profile {
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Profile::Dev => "dev",
+            Profile::Staging => "staging",
+            Profile::Production => "production",
+        }
+    }
 }
 
 /// Why a configuration cannot be used.
@@ -48,6 +57,43 @@ pub enum ConfigError {
     },
 }
 
+/// Where a value comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// The shipped default.
+    #[default]
+    Default,
+    /// The profile.
+    Profile(Profile),
+    /// The file, at this line when it is known.
+    File(String, Option<usize>),
+    /// This environment variable.
+    Variable(String),
+    /// This flag of the command line.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default => f.write_str("default"),
+            Source::Profile(profile) => write!(f, "profile {}", profile.name()),
+            Source::File(name, Some(line)) => write!(f, "{name}, line {line}"),
+            Source::File(name, None) => f.write_str(name),
+            Source::Variable(name) => write!(f, "environment variable {name}"),
+            Source::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// A configuration and where each of its values comes from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    sources: BTreeMap<(String, String), Source>,
+}
+
 impl Config {
     /// The defaults of a profile.
     pub fn of_profile(profile: Profile) -> Config {
@@ -62,13 +108,15 @@ impl Config {
         }
         config
     }
+}
 
+impl Loaded {
     /// Reads the layers. Without `path` the file at [`DEFAULT_PATH`] is read when there is one.
-    pub fn load(
+    pub fn read(
         profile: Profile,
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Config, ConfigError> {
+    ) -> Result<Loaded, ConfigError> {
         let (path, must_exist) = path.map_or((Path::new(DEFAULT_PATH), false), |path| (path, true));
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
@@ -80,7 +128,7 @@ impl Config {
                 });
             }
         };
-        Config::from_layers(profile, &path.display().to_string(), &text, environment)
+        Loaded::from_layers(profile, &path.display().to_string(), &text, environment)
     }
 
     /// The same with the text of the file; `name` is what errors call it.
@@ -89,111 +137,115 @@ impl Config {
         name: &str,
         text: &str,
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Config, ConfigError> {
-        let invalid = |place: String, message: &str| ConfigError::Invalid {
-            place,
-            message: message.to_owned(),
-        };
-        let in_file = |error: &toml::de::Error| invalid(place_of(name, text, error), error.message());
+    ) -> Result<Loaded, ConfigError> {
+        let in_file = |error: &toml::de::Error| invalid(place::of_error(name, text, error), error.message());
         // Read on its own first: only then does an error know its line.
-        let file: Config = toml::from_str(text).map_err(|error| in_file(&error))?;
-        file.contradiction().map_or(Ok(()), |(section, key, message)| {
-            let line = line_of(text, section, key).map_or_else(String::new, |line| format!(" line {line},"));
-            Err(invalid(format!("{name},{line} {section}.{key}"), message))
-        })?;
-        let whole = |error: &dyn std::fmt::Display| invalid(name.to_owned(), &error.to_string());
-        let mut table = Table::try_from(Config::of_profile(profile)).map_err(|error| whole(&error))?;
+        let _: Config = toml::from_str(text).map_err(|error| in_file(&error))?;
+        let mut layers = Layers::of_profile(profile).map_err(|error| invalid(name.to_owned(), &error))?;
         for (section, values) in toml::from_str::<Table>(text).map_err(|error| in_file(&error))? {
-            if let (Some(Value::Table(into)), Value::Table(values)) = (table.get_mut(&section), values) {
-                into.extend(values);
+            let Value::Table(values) = values else { continue };
+            for (key, value) in values {
+                let line = place::of_key(text, &section, &key);
+                layers.set(&section, &key, value, Source::File(name.to_owned(), line));
             }
         }
         let mut variables: Vec<_> = environment.into_iter().collect();
         variables.sort();
         for (variable, text) in variables {
-            let Some((section, key)) = section_and_key(&table, &variable) else {
-                continue;
-            };
-            let place = format!("environment variable {variable}, {section}.{key}");
-            let Some(Value::Table(values)) = table.get_mut(&section) else {
-                continue;
-            };
-            let Some(value) = values.get(&key) else {
-                let known: Vec<_> = values.keys().map(String::as_str).collect();
-                return Err(invalid(
-                    place,
-                    &format!("there is no such key; allowed are {}", known.join(", ")),
-                ));
-            };
-            let value = shaped_like(value, &text).map_err(|message| invalid(place.clone(), &message))?;
-            values.insert(key, value);
-            table
-                .clone()
-                .try_into::<Config>()
-                .map_err(|error| invalid(place, error.message()))?;
+            layers.set_variable(&variable, &text)?;
         }
-        let config: Config = table.try_into().map_err(|error| whole(&error))?;
-        match config.contradiction() {
-            None => Ok(config),
-            Some((section, key, message)) => Err(invalid(format!("{section}.{key}"), message)),
+        let config: Config = layers
+            .table
+            .try_into()
+            .map_err(|error: toml::de::Error| invalid(name.to_owned(), error.message()))?;
+        let loaded = Loaded {
+            config,
+            sources: layers.sources,
+        };
+        match loaded.config.contradiction() {
+            None => Ok(loaded),
+            Some((section, key, message)) => {
+                let place = match loaded.source(section, key) {
+                    Source::Default => format!("{section}.{key}"),
+                    source => format!("{source}, {section}.{key}"),
+                };
+                Err(invalid(place, &message))
+            }
         }
     }
 
-    /// Two keys that cannot both be set.
-    fn contradiction(&self) -> Option<(&'static str, &'static str, &'static str)> {
-        let probe = &self.probe;
-        if !probe.ports_only.is_empty() && !probe.ports_except.is_empty() {
-            return Some((
-                "probe",
-                "ports_except",
-                "not together with probe.ports_only; leave one of them empty",
-            ));
-        }
-        if !probe.cidrs_only.is_empty() && !probe.cidrs_except.is_empty() {
-            return Some((
-                "probe",
-                "cidrs_except",
-                "not together with probe.cidrs_only; leave one of them empty",
-            ));
-        }
-        None
+    /// Where the value of a key comes from.
+    pub fn source(&self, section: &str, key: &str) -> Source {
+        self.sources
+            .get(&(section.to_owned(), key.to_owned()))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Notes that a flag set a key: the caller changes the value itself.
+    pub fn set_by_flag(&mut self, section: &str, key: &str, flag: &'static str) {
+        self.sources
+            .insert((section.to_owned(), key.to_owned()), Source::Flag(flag));
     }
 }
 
-/// `file, line 3, probe.ring_bytes`.
-fn place_of(name: &str, text: &str, error: &toml::de::Error) -> String {
-    let Some(span) = error.span() else {
-        return name.to_owned();
-    };
-    let before = text.get(..span.start).unwrap_or(text);
-    let number = before.matches('\n').count() + 1;
-    let line = text.lines().nth(number - 1).unwrap_or_default();
-    let section = text
-        .lines()
-        .take(number)
-        .filter_map(|line| line.trim().strip_prefix('[')?.split(']').next())
-        .last()
-        .unwrap_or_default();
-    match line.split_once('=') {
-        Some((key, _)) if section.is_empty() => format!("{name}, line {number}, {}", key.trim()),
-        Some((key, _)) => format!("{name}, line {number}, {section}.{}", key.trim()),
-        None => format!("{name}, line {number}"),
+/// The table under construction.
+struct Layers {
+    table: Table,
+    sources: BTreeMap<(String, String), Source>,
+}
+
+impl Layers {
+    fn of_profile(profile: Profile) -> Result<Layers, String> {
+        let table = |config| Table::try_from(config).map_err(|error| error.to_string());
+        let mut layers = Layers {
+            table: table(Config::default())?,
+            sources: BTreeMap::new(),
+        };
+        for (section, values) in table(Config::of_profile(profile))? {
+            let Value::Table(values) = values else { continue };
+            for (key, value) in values {
+                let default = layers.table.get(&section).and_then(|values| values.get(&key));
+                if default != Some(&value) {
+                    layers.set(&section, &key, value, Source::Profile(profile));
+                }
+            }
+        }
+        Ok(layers)
+    }
+
+    fn set(&mut self, section: &str, key: &str, value: Value, source: Source) {
+        if let Some(Value::Table(values)) = self.table.get_mut(section) {
+            values.insert(key.to_owned(), value);
+            self.sources.insert((section.to_owned(), key.to_owned()), source);
+        }
+    }
+
+    fn set_variable(&mut self, variable: &str, text: &str) -> Result<(), ConfigError> {
+        let Some((section, key)) = section_and_key(&self.table, variable) else {
+            return Ok(());
+        };
+        let Some(Value::Table(values)) = self.table.get(&section) else {
+            return Ok(());
+        };
+        let place = format!("environment variable {variable}, {section}.{key}");
+        let Some(value) = values.get(&key) else {
+            let known: Vec<_> = values.keys().map(String::as_str).collect();
+            let message = format!("there is no such key; allowed are {}", known.join(", "));
+            return Err(invalid(place, &message));
+        };
+        let value = shaped_like(value, text).map_err(|message| invalid(place.clone(), &message))?;
+        self.set(&section, &key, value, Source::Variable(variable.to_owned()));
+        let read: Result<Config, toml::de::Error> = self.table.clone().try_into();
+        read.map(drop).map_err(|error| invalid(place, error.message()))
     }
 }
 
-/// Line of `key` in `[section]`.
-fn line_of(text: &str, section: &str, key: &str) -> Option<usize> {
-    let mut within = false;
-    text.lines().enumerate().find_map(|(index, line)| {
-        let line = line.trim();
-        if let Some(header) = line.strip_prefix('[') {
-            within = header
-                .split(']')
-                .next()
-                .is_some_and(|name| name.trim() == section);
-        }
-        (within && line.split_once('=').is_some_and(|(name, _)| name.trim() == key)).then_some(index + 1)
-    })
+fn invalid(place: String, message: &str) -> ConfigError {
+    ConfigError::Invalid {
+        place,
+        message: message.to_owned(),
+    }
 }
 
 /// Section and key of `NETPROBE_<SECTION>_<KEY>`; `None` when the variable is of something else.
@@ -221,6 +273,7 @@ fn shaped_like(value: &Value, text: &str) -> Result<Value, String> {
             text.parse()
                 .map_err(|_| format!("`{text}` is not a whole number"))?,
         ),
+        Value::Float(_) => Value::Float(text.parse().map_err(|_| format!("`{text}` is not a number"))?),
         Value::Boolean(_) => Value::Boolean(
             text.parse()
                 .map_err(|_| format!("`{text}` is not allowed; true and false are"))?,
@@ -233,6 +286,6 @@ fn shaped_like(value: &Value, text: &str) -> Result<Value, String> {
             });
             Value::Table(pairs.collect::<Result<Table, String>>()?)
         }
-        Value::Float(_) | Value::Datetime(_) => return Err("this key cannot be set here".to_owned()),
+        Value::Datetime(_) => return Err("this key cannot be set here".to_owned()),
     })
 }

@@ -3,12 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 /// Diagnostics, on stderr.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
-    /// Least level that is written.
+    /// Least level written: error, warn, info, debug or trace.
+    #[schema(value_type = String)]
     pub level: LogLevel,
-    /// Form of a line.
+    /// Form of a line: text or json.
+    #[schema(value_type = String)]
     pub format: LogFormat,
 }
 

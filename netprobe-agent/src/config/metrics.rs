@@ -7,30 +7,33 @@ use serde::{Deserialize, Serialize};
 
 use super::value::at_least_one;
 
-/// Metrics and the bounds of their labels.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Metrics and the bounds of their labels. What is beyond a bound becomes `~other` and is counted in
+/// netprobe_label_overflow_total.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MetricsConfig {
-    /// Network → name: the value of `peer` for addresses in it; the longest prefix wins.
+    /// Network = name: the label `peer` of addresses in it. The longest prefix wins.
+    /// Example: peers = { "10.1.2.0/24" = "postgres", "192.0.2.7/32" = "mail" }
+    #[schema(value_type = BTreeMap<String, String>)]
     pub peers: BTreeMap<IpNet, String>,
-    /// Most values of `peer` that are one address and port.
+    /// Most values of `peer` that are one address and port (clients only), at least 1.
     #[serde(deserialize_with = "at_least_one")]
     pub max_peers: usize,
-    /// Prefix length of the networks that stand for other IPv4 peers.
+    /// Other peers are named by their network of this prefix length: 0 to 32.
     #[serde(deserialize_with = "prefix_v4")]
     pub peer_prefix_v4: u8,
-    /// Prefix length of the networks that stand for other IPv6 peers.
+    /// The same for IPv6: 0 to 128.
     #[serde(deserialize_with = "prefix_v6")]
     pub peer_prefix_v6: u8,
-    /// Most values of `peer` that are a network.
+    /// Most values of `peer` that are such a network.
     pub max_peer_networks: usize,
-    /// Most values of `service`.
+    /// Most values of `service`, at least 1.
     #[serde(deserialize_with = "at_least_one")]
     pub max_services: usize,
-    /// Most pairs of `service` and `peer`: the bound on series that no single label has.
+    /// Most pairs of `service` and `peer`, at least 1: the bound on series that no single label has.
     #[serde(deserialize_with = "at_least_one")]
     pub max_pairs: usize,
-    /// Most values of any other label.
+    /// Most values of any other label, at least 1.
     #[serde(deserialize_with = "at_least_one")]
     pub max_values: usize,
 }

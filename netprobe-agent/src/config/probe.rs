@@ -5,41 +5,52 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::value::{Period, RingBytes};
+use super::value::{Period, RingBytes, networks};
 
 /// What is measured in the kernel, and how.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProbeConfig {
-    /// Fact → method: use this method or fail, instead of the best one that works; `off`: do without this fact.
+    /// Fact = method: use this method or fail, instead of the best one that works. `off`: do without this fact.
+    /// `netprobe doctor` lists both.
+    /// Example: methods = { nat = "ctnetlink" }
     pub methods: BTreeMap<String, String>,
-    /// Size of the ring buffer.
+    /// Size of the ring buffer between kernel and agent: a power of two from 65536 (64 KiB) to 1073741824 (1 GiB).
+    #[schema(value_type = u32)]
     pub ring_bytes: RingBytes,
-    /// Longest time a record waits in the ring.
+    /// Longest time a record waits in the ring before the agent reads it: 1ms to 1s.
+    #[schema(value_type = String)]
     #[serde(deserialize_with = "drain_interval")]
     pub drain_interval: Period,
-    /// Time between two samples of a live connection.
+    /// Time between two samples of the counters of a live connection: 100ms to 1h.
+    #[schema(value_type = String)]
     #[serde(deserialize_with = "sample_interval")]
     pub sample_interval: Period,
-    /// Only connections whose serving side has one of these ports; empty: all.
+    /// Only connections whose serving side has one of these ports. Empty: all. Not together with ports_except.
     pub ports_only: Vec<u16>,
     /// No connections whose serving side has one of these ports.
     pub ports_except: Vec<u16>,
-    /// Only connections with a remote address in one of these networks; empty: all.
+    /// Only connections with a remote address in one of these networks, like "10.0.0.0/8". Empty: all.
+    /// Not together with cidrs_except. No network may lie within another of the list.
+    #[schema(value_type = Vec<String>)]
+    #[serde(deserialize_with = "networks")]
     pub cidrs_only: Vec<IpNet>,
     /// No connections with a remote address in one of these networks.
+    #[schema(value_type = Vec<String>)]
+    #[serde(deserialize_with = "networks")]
     pub cidrs_except: Vec<IpNet>,
     /// Whether the agent's own connections are reported.
     pub own_traffic: bool,
     /// Whether UDP is followed.
     pub udp: bool,
-    /// Whether the sums of calls are checked against the kernel's own counters.
+    /// Whether sums of send and receive calls are checked against the kernel's own counters.
     pub byte_check: bool,
-    /// Whether BPF run statistics are switched on while the agent runs.
+    /// Whether BPF run statistics are switched on while the agent runs: cost per program, for some ns a run.
     pub statistics: bool,
-    /// Whether programs return at once: measures the price of the hooks alone, and reports nothing.
+    /// For benchmarks: attach programs that return at once. Nothing is reported then.
     pub empty_programs: bool,
-    /// Whether programs write debug lines into the log from the start; SIGUSR1 switches them on, SIGUSR2 off.
+    /// Whether the BPF programs write debug lines into the log from the start. SIGUSR1 switches them on, SIGUSR2
+    /// off.
     pub kernel_log: bool,
 }
 

@@ -4,17 +4,19 @@ use serde::{Deserialize, Serialize};
 
 use super::value::{Period, at_least_one};
 
-/// Events over WebSocket.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Events over WebSocket, at /api/v1/stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StreamConfig {
-    /// Most clients at a time.
+    /// Most clients at a time, at least 1.
     #[serde(deserialize_with = "at_least_one")]
     pub max_clients: usize,
-    /// A client behind for longer than this is told what it missed and goes on with fresh events.
+    /// A client behind for longer than this is told what it missed and goes on with fresh events: 100ms to 1h.
+    #[schema(value_type = String)]
     #[serde(deserialize_with = "max_lag")]
     pub max_lag: Period,
-    /// Time between two pings. A client not heard of for three of them is gone.
+    /// Time between two pings. A client not heard of for three of them is gone: 100ms to 1h.
+    #[schema(value_type = String)]
     #[serde(deserialize_with = "ping_every")]
     pub ping_every: Period,
 }

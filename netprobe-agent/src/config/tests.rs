@@ -1,20 +1,24 @@
 use super::*;
 
 fn file(text: &str) -> Result<Config, ConfigError> {
-    Config::from_layers(Profile::Production, "np.toml", text, [])
+    Loaded::from_layers(Profile::Production, "np.toml", text, []).map(|loaded| loaded.config)
 }
 
 fn with(variables: &[(&str, &str)], text: &str) -> Result<Config, ConfigError> {
     let variables = variables
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Config::from_layers(Profile::Production, "np.toml", text, variables)
+    Loaded::from_layers(Profile::Production, "np.toml", text, variables).map(|loaded| loaded.config)
 }
 
 #[test]
 fn the_shipped_file_has_every_key_and_the_defaults() {
-    assert_eq!(file(DEFAULT_FILE).unwrap(), Config::default());
-    let shipped: toml::Table = toml::from_str(DEFAULT_FILE).unwrap();
+    const SHIPPED: &str = include_str!("../../netprobe.default.toml");
+    const PAGE: &str = include_str!("../../../docs/configuration.md");
+    let text = default_file();
+    assert!(text == SHIPPED && page() == PAGE, "run `cargo xtask docs`");
+    assert_eq!(file(&text).unwrap(), Config::default());
+    let shipped: toml::Table = toml::from_str(&text).unwrap();
     let defaults = toml::Table::try_from(Config::default()).unwrap();
     let keys = |table: &toml::Table| {
         let sections = table.iter();
@@ -28,12 +32,14 @@ fn the_shipped_file_has_every_key_and_the_defaults() {
         all.collect::<std::collections::BTreeSet<_>>()
     };
     assert_eq!(keys(&shipped), keys(&defaults));
-    let lines: Vec<_> = DEFAULT_FILE.lines().collect();
+    let lines: Vec<_> = text.lines().collect();
     for (index, line) in lines.iter().enumerate().skip(1) {
         if !line.is_empty() && !line.starts_with('#') {
-            let comment = lines[..index].iter().rev().find(|line| !line.is_empty());
-            let documented = comment.is_some_and(|line| line.starts_with('#'));
-            assert!(documented, "line {} has no comment: {line}", index + 1);
+            assert!(
+                lines[index - 1].starts_with('#'),
+                "line {} has no comment: {line}",
+                index + 1
+            );
         }
     }
 }
@@ -42,12 +48,21 @@ fn the_shipped_file_has_every_key_and_the_defaults() {
 fn layers_win_in_their_order() {
     let text = "[flow]\nopen_after = \"2s\"\nudp_idle = \"5s\"\n";
     let variables = [("NETPROBE_FLOW_UDP_IDLE".to_owned(), "7s".to_owned())];
-    let config = Config::from_layers(Profile::Dev, "np.toml", text, variables).unwrap();
+    let loaded = Loaded::from_layers(Profile::Dev, "np.toml", text, variables).unwrap();
+    let config = &loaded.config;
     assert_eq!(config.flow.update_every, Period::seconds(2), "profile");
     assert_eq!(config.flow.open_after, Period::seconds(2), "file");
     assert_eq!(config.flow.udp_idle, Period::seconds(7), "environment");
     assert_eq!(config.flow.max_flows, 1_000_000, "default");
     assert_eq!(config.log.format, LogFormat::Text, "profile");
+    let source = |section, key| loaded.source(section, key).to_string();
+    assert_eq!(source("flow", "update_every"), "profile dev");
+    assert_eq!(source("flow", "open_after"), "np.toml, line 2");
+    assert_eq!(
+        source("flow", "udp_idle"),
+        "environment variable NETPROBE_FLOW_UDP_IDLE"
+    );
+    assert_eq!(source("flow", "max_flows"), "default");
 }
 
 #[test]
@@ -132,6 +147,22 @@ fn errors_say_where_and_what_is_allowed() {
             "np.toml, line 1: unknown field `lag`, expected one of `probe`, `flow`, `metrics`, `api`, `log`",
         ),
         (
+            "[probe]\ncidrs_only = [\n  \"10.0.0.0/8\",\n  \"10.1.0.0/16\",\n]\n",
+            "np.toml, line 2, probe.cidrs_only: `10.1.0.0/16` lies within `10.0.0.0/8`; leave one of them out",
+        ),
+        (
+            "[probe]\ncidrs_except = [\n  \"::/0\",\n  \"10.1.0.0\",\n]\n",
+            "np.toml, line 4, probe.cidrs_except: invalid IP address syntax",
+        ),
+        (
+            "[probe]\ncidrs_except = [\"10.1.0.0/8\"]\n",
+            "np.toml, line 2, probe.cidrs_except: `10.1.0.0/8` has bits set behind its prefix; write 10.0.0.0/8",
+        ),
+        (
+            "[flow]\nmax_flows = \"many\"\n",
+            "np.toml, line 2, flow.max_flows: invalid type: string \"many\", expected usize",
+        ),
+        (
             "[probe]\nports_only = [1]\nports_except = [2]\n",
             "np.toml, line 3, probe.ports_except: not together with probe.ports_only; leave one of them empty",
         ),
@@ -176,7 +207,7 @@ fn errors_of_variables_name_the_variable() {
 
 #[test]
 fn a_named_file_must_exist() {
-    let error = Config::load(Profile::Production, Some("/nowhere/np.toml".as_ref()), []).unwrap_err();
+    let error = Loaded::read(Profile::Production, Some("/nowhere/np.toml".as_ref()), []).unwrap_err();
     assert!(
         error
             .to_string()
@@ -185,7 +216,17 @@ fn a_named_file_must_exist() {
 }
 
 #[test]
-fn what_is_shown_reads_back() {
-    let shown = toml::to_string(&Config::default()).unwrap();
-    assert_eq!(file(&shown).unwrap(), Config::default());
+fn what_is_shown_reads_back_and_names_sources() {
+    let text = "[metrics]\npeers = { \"10.0.0.0/8\" = \"inside\", \"::1/128\" = \"self\" }\n\n[probe.methods]\nnat = \"ctnetlink\"\n";
+    let loaded = Loaded::from_layers(Profile::Dev, "np.toml", text, []).unwrap();
+    let shown = loaded.show();
+    assert_eq!(file(&shown).unwrap(), loaded.config);
+    for line in [
+        "peers = { \"10.0.0.0/8\" = \"inside\", \"::1/128\" = \"self\" }  # np.toml, line 2",
+        "methods = { nat = \"ctnetlink\" }  # np.toml, line 4",
+        "format = \"text\"  # profile dev",
+        "max_flows = 1000000",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}:\n{shown}");
+    }
 }

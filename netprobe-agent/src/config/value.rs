@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::Error};
 
 /// A span of time, written like `10ms`, `1s` or `1h 30m`.
@@ -118,4 +119,30 @@ pub(super) fn at_least_one<'de, D: serde::Deserializer<'de>>(deserializer: D) ->
         0 => Err(D::Error::custom("0 is not allowed; at least 1 is")),
         count => Ok(count),
     }
+}
+
+/// A list of networks of which none lies within another: that one would be without effect, and is a mistake.
+pub(super) fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let networks = Vec::<IpNet>::deserialize(deserializer)?;
+    for (index, network) in networks.iter().enumerate() {
+        if network.trunc() != *network {
+            return Err(D::Error::custom(format_args!(
+                "`{network}` has bits set behind its prefix; write {}",
+                network.trunc()
+            )));
+        }
+        for other in &networks[index + 1..] {
+            let (outer, inner) = if other.contains(network) {
+                (other, network)
+            } else {
+                (network, other)
+            };
+            if outer.contains(inner) {
+                return Err(D::Error::custom(format_args!(
+                    "`{inner}` lies within `{outer}`; leave one of them out"
+                )));
+            }
+        }
+    }
+    Ok(networks)
 }
