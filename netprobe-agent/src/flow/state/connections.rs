@@ -1,0 +1,196 @@
+//! What records of TCP connections do to the table: begin, accept, sample, end.
+
+use netprobe_common::{AcceptRecord, ConnectFailedRecord, FlowRecord, HopRecord, Process, Role, flow_flags};
+
+use super::{
+    super::{
+        live::{Live, Totals},
+        process::Identity,
+        timers::Due,
+    },
+    MAX_PENDING_ACCEPTS, State,
+    observe::{delta_of, metric_role, service},
+};
+
+impl State {
+    pub(super) fn established(&mut self, record: &FlowRecord) {
+        if let Some(parked) = self.takeover.as_mut().and_then(|t| t.unpark(record.cookie)) {
+            self.unparked(parked);
+        }
+        let mut live = Live::new(record);
+        live.process = self.identity(&record.process, record.started_ns);
+        self.translate(&mut live);
+        let delta = live.update(record);
+        if let Some(accept) = self.accepts.remove(&record.cookie) {
+            self.accept(&mut live, &accept);
+        }
+        // A server's service is known from its accept on: say nothing before.
+        if live.role == Role::Client || live.accepted_ns != 0 {
+            self.announce(&mut live);
+        }
+        self.observe(&live, delta);
+        if let Some(old) = self.table.remove(&record.cookie) {
+            // Known from the dump at start and yet new: it was opened between attach and dump.
+            self.observer
+                .move_active(Some((service(&old), metric_role(old.role))), None);
+        }
+        self.observer
+            .move_active(None, Some((service(&live), metric_role(live.role))));
+        self.watch(live);
+    }
+
+    /// Puts a connection into the table and wants `open` for it.
+    pub(super) fn watch(&mut self, live: Live) {
+        if self.table.len() >= self.config.max_flows {
+            self.counters.table_full += 1;
+            self.observer
+                .move_active(Some((service(&live), metric_role(live.role))), None);
+            return;
+        }
+        self.timers.set(
+            live.started_ns + self.config.open_after.0.as_nanos() as u64,
+            Due::Flow(live.cookie),
+        );
+        self.table.insert(live.cookie, Box::new(live));
+    }
+
+    pub(super) fn sampled(&mut self, record: &FlowRecord) {
+        if !self.takeover.as_mut().is_some_and(|t| t.park_sample(record)) {
+            self.apply_sample(record);
+        }
+    }
+
+    pub(super) fn apply_sample(&mut self, record: &FlowRecord) {
+        if !self.table.contains_key(&record.cookie) {
+            let live = self.first_seen(record);
+            self.observer
+                .move_active(None, Some((service(&live), metric_role(live.role))));
+            self.watch(live);
+        }
+        let Some(mut live) = self.table.remove(&record.cookie) else {
+            return;
+        };
+        let before = service(&live).map(str::to_owned);
+        let delta = live.update(record);
+        self.io_identity(&mut live, record);
+        if service(&live) != before.as_deref() {
+            let role = metric_role(live.role);
+            self.observer
+                .move_active(Some((before.as_deref(), role)), Some((service(&live), role)));
+        }
+        self.observe(&live, delta);
+        self.table.insert(record.cookie, live);
+    }
+
+    /// A connection whose ESTABLISHED was lost, or that is older than the agent and was not in its dump.
+    pub(super) fn first_seen(&mut self, record: &FlowRecord) -> Live {
+        let mut live = Live::new(record);
+        live.process = self.identity(&record.process, record.started_ns);
+        self.translate(&mut live);
+        if record.flags & flow_flags::PARTIAL != 0 {
+            // What it moved before is not known: charge nothing of it.
+            live.base = Some(Box::new(Totals::of(record)));
+            live.totals = Totals::of(record);
+        }
+        live
+    }
+
+    pub(super) fn closed(&mut self, record: &FlowRecord) {
+        if !self.takeover.as_mut().is_some_and(|t| t.park_closed(record)) {
+            self.end(record);
+        }
+    }
+
+    pub(super) fn end(&mut self, record: &FlowRecord) {
+        let known = self.table.remove(&record.cookie);
+        let active = known.is_some();
+        let mut live = match known {
+            Some(live) => live,
+            None => Box::new(self.first_seen(record)),
+        };
+        let before = service(&live).map(str::to_owned);
+        let delta = live.update(record);
+        if live.key.local_port == 0 || !active {
+            live.key = record.key;
+        }
+        if let Some(accept) = self.accepts.remove(&record.cookie) {
+            self.accept(&mut live, &accept);
+        }
+        self.io_identity(&mut live, record);
+        if live.established_ns != 0 {
+            self.announce(&mut live);
+        } else if live.syn_retransmits > 0 {
+            let mut failed = delta_of(&live);
+            failed.syn_retransmits = u64::from(live.syn_retransmits);
+            self.observer.observe_flow(&failed);
+        }
+        self.observe(&live, delta);
+        if active {
+            self.observer
+                .move_active(Some((before.as_deref(), metric_role(live.role))), None);
+        }
+        let event = self.maker.closed(&live, record);
+        self.fanout.emit(event);
+    }
+
+    pub(super) fn accepted(&mut self, record: &AcceptRecord) {
+        let Some(mut live) = self.table.remove(&record.cookie) else {
+            if self.accepts.len() < MAX_PENDING_ACCEPTS {
+                self.accepts.insert(record.cookie, *record);
+            } else {
+                self.counters.accepts_expired += 1;
+            }
+            return;
+        };
+        let before = service(&live).map(str::to_owned);
+        self.accept(&mut live, record);
+        let role = metric_role(live.role);
+        self.observer
+            .move_active(Some((before.as_deref(), role)), Some((service(&live), role)));
+        self.announce(&mut live);
+        self.table.insert(record.cookie, live);
+    }
+
+    pub(super) fn accept(&mut self, live: &mut Live, record: &AcceptRecord) {
+        live.accepted_ns = record.header.ts_ns;
+        live.process = self.identity(&record.process, record.header.ts_ns);
+    }
+
+    pub(super) fn connect_failed(&mut self, record: &ConnectFailedRecord) {
+        let process = self.identity(&record.process, record.header.ts_ns);
+        let event = self.maker.connect_failed(record, process);
+        self.fanout.emit(event);
+    }
+
+    pub(super) fn hop(&mut self, record: &HopRecord) {
+        self.nat.add(record);
+    }
+
+    pub(super) fn identity(&mut self, process: &Process, ts_ns: u64) -> Option<Identity> {
+        self.processes.lookup(process, ts_ns)
+    }
+
+    pub(super) fn io_identity(&mut self, live: &mut Live, record: &FlowRecord) {
+        if live.io_process.is_none() && record.io_process.tgid != 0 {
+            let owner = live.process.as_ref().map(|identity| identity.process.pid);
+            // The owner itself is by far the usual case, and known already.
+            live.io_process = if owner == Some(record.io_process.tgid) {
+                live.process.clone()
+            } else {
+                self.identity(&record.io_process, record.header.ts_ns)
+            };
+        }
+    }
+
+    pub(super) fn translate(&mut self, live: &mut Live) {
+        let begin = if live.role == Role::Server {
+            live.established_ns
+        } else {
+            live.started_ns
+        };
+        let path = self.nat.resolve(live.cookie, &live.key, live.role, begin);
+        if path.ambiguous || !path.hops.is_empty() {
+            live.path = Some(Box::new(path));
+        }
+    }
+}
