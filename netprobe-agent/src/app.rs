@@ -31,7 +31,7 @@ use crate::{
         netns,
     },
     metrics::{Metrics, MetricsSink},
-    output::Output,
+    output::{Ending, Output},
     probe_report::{KernelReport, ProbeReport},
     query,
     recent::Recent,
@@ -64,7 +64,7 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
     let metrics = Metrics::new(&config.metrics);
     let recent = Recent::new(config.api.recent_events, config.api.recent_bytes);
     let (handle, queries) = query::channel();
-    let reader_gone = output.as_ref().map(Output::reader_gone);
+    let written = output.as_ref().map(Output::ending);
     let pipeline = pipeline(
         attached,
         &config,
@@ -93,7 +93,7 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
     }
     // Whatever happens from here on, the pipeline ends in order: it detaches, drains and tells.
     let waited = match &server {
-        Ok(_) => wait(options.duration, reader_gone, &kernel_log, &pipeline),
+        Ok(_) => wait(options.duration, written.as_deref(), &kernel_log, &pipeline),
         Err(_) => Ok(()),
     };
     stop.store(true, Ordering::Relaxed);
@@ -104,7 +104,8 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
         )
     });
     server?.stop();
-    waited.and(ended)
+    // The sinks are at their end: what failed last is known.
+    waited.and(ended).and(written.map_or(Ok(()), |written| written.failure()))
 }
 
 /// The probe, what it is attached to, and whose traffic it leaves out.
@@ -241,10 +242,10 @@ fn spawn(pipeline: Pipeline, stop: Arc<AtomicBool>) -> Result<std::thread::JoinH
         })
 }
 
-/// Waits for a signal, the end of the set time, or the end of whoever reads the events.
+/// Waits for a signal, the end of the set time, of whoever reads the events, or of the room for them.
 fn wait(
     duration: Option<Duration>,
-    reader_gone: Option<Arc<AtomicBool>>,
+    written: Option<&Ending>,
     kernel_log: &AtomicBool,
     pipeline: &std::thread::JoinHandle<()>,
 ) -> Result<(), AgentError> {
@@ -269,11 +270,7 @@ fn wait(
             }
         };
         let gone = async {
-            while !pipeline.is_finished()
-                && !reader_gone
-                    .as_ref()
-                    .is_some_and(|gone| gone.load(Ordering::Relaxed))
-            {
+            while !pipeline.is_finished() && !written.is_some_and(Ending::is_over) {
                 tokio::time::sleep(LOOK).await;
             }
         };

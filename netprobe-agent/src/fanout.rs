@@ -65,6 +65,17 @@ pub trait Sink: Send {
     fn shutdown(&mut self, _deadline: Instant) {}
 }
 
+/// Memory an event takes, about: its struct, its own lists, and its share of strings made for it alone. What sinks
+/// that hold events bound them by.
+pub fn weight(event: &Event) -> usize {
+    let hops = event
+        .nat
+        .as_ref()
+        .map_or(0, |nat| nat.hops.len() * size_of::<crate::event::Hop>());
+    let id = event.connection_id.as_ref().map_or(0, |id| id.len());
+    size_of::<Event>() + hops + id + 64
+}
+
 /// Losses of one sink for one reason that no gap event told yet.
 struct Pending {
     count: u64,

@@ -1,6 +1,7 @@
 //! Sink: JSON Lines to a writer, in a thread of its own behind a bounded queue.
 //!
-//! A reader that goes away is success: what it did not read is suppressed, not lost. A writer that fails is loss.
+//! A reader that goes away is success: what it did not read is suppressed, not lost. A writer that fails is loss, and
+//! ends the run: [`Ending`] tells both to who waits for it.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +19,7 @@ use std::{
 use crate::{
     error::AgentError,
     event::Event,
-    fanout::{Outcome, Settled, Sink},
+    fanout::{Outcome, Settled, Sink, weight},
 };
 
 /// Why an event was suppressed after the reader went away.
@@ -30,8 +31,8 @@ pub const WRITE_FAILED: &str = "write_failed";
 /// Why an event was lost because time ran out at shutdown.
 pub const DEADLINE: &str = "deadline";
 
-/// Events that wait for the writer at most: some seconds of a busy host.
-const ROOM: usize = 65_536;
+/// Memory of the events that wait for the writer at most, bytes: seconds of a busy host.
+const ROOM: usize = 32 << 20;
 /// Events written in one call.
 const BATCH: usize = 256;
 
@@ -39,6 +40,8 @@ const BATCH: usize = 256;
 #[derive(Debug, Default)]
 struct Shared {
     queue: VecDeque<Arc<Event>>,
+    /// Memory of the queue.
+    bytes: usize,
     /// Events the writer took out and has not settled.
     in_hand: u64,
     settled: Settled,
@@ -47,11 +50,43 @@ struct Shared {
     closing: bool,
 }
 
+/// Whether, and why, nothing is written any more.
+#[derive(Debug)]
+pub struct Ending {
+    output: String,
+    over: AtomicBool,
+    failure: Mutex<Option<io::Error>>,
+}
+
+impl Ending {
+    /// True when the reader went away or a write failed: nobody reads on, so the run may end.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Why writing failed, if it did; once. A reader that went away is no failure.
+    pub fn failure(&self) -> Result<(), AgentError> {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.map_or(Ok(()), |error| {
+            Err(AgentError::UnwritableOutput {
+                output: self.output.clone(),
+                error,
+            })
+        })
+    }
+
+    fn set(&self, failure: Option<io::Error>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        self.over.store(true, Ordering::Release);
+    }
+}
+
 /// The sink.
 #[derive(Debug)]
 pub struct Output {
     shared: Arc<(Mutex<Shared>, Condvar)>,
-    gone: Arc<AtomicBool>,
+    ending: Arc<Ending>,
+    /// Bytes that may wait.
     room: usize,
     thread: Option<JoinHandle<()>>,
 }
@@ -72,7 +107,7 @@ impl Output {
         Output::start(name, Box::new(File::from(file)), ROOM)
     }
 
-    /// Writes to `writer`, which is tried once before anything depends on it.
+    /// Writes to `writer`, which is tried once before anything depends on it. At most `room` bytes of events wait.
     pub fn start(name: &str, mut writer: Box<dyn Write + Send>, room: usize) -> Result<Output, AgentError> {
         let unwritable = |error| AgentError::UnwritableOutput {
             output: name.to_owned(),
@@ -85,25 +120,30 @@ impl Output {
             _ => {}
         }
         let shared = Arc::new((Mutex::new(Shared::default()), Condvar::new()));
-        let gone = Arc::new(AtomicBool::new(false));
+        let ending = Arc::new(Ending {
+            output: name.to_owned(),
+            over: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        });
         let thread = std::thread::Builder::new()
             .name("output".to_owned())
             .spawn({
-                let (shared, gone) = (shared.clone(), gone.clone());
-                move || write_all(&shared, &gone, &mut *writer)
+                let (shared, ending) = (shared.clone(), ending.clone());
+                move || write_all(&shared, &ending, &mut *writer)
             })
             .map_err(unwritable)?;
         Ok(Output {
             shared,
-            gone,
+            ending,
             room,
             thread: Some(thread),
         })
     }
 
-    /// A flag that becomes true when the reader went away: `netprobe run --output jsonl | head` then ends well.
-    pub fn reader_gone(&self) -> Arc<AtomicBool> {
-        self.gone.clone()
+    /// Tells when nothing is written any more: `netprobe run --output jsonl | head` then ends well, one on a full disk
+    /// does not.
+    pub fn ending(&self) -> Arc<Ending> {
+        self.ending.clone()
     }
 }
 
@@ -122,9 +162,10 @@ impl Sink for Output {
         if let Some(outcome) = shared.ended {
             return outcome;
         }
-        if shared.queue.len() >= self.room {
+        if shared.bytes >= self.room {
             return Outcome::Lost(QUEUE_FULL);
         }
+        shared.bytes += weight(event);
         shared.queue.push_back(event.clone());
         if shared.queue.len() == 1 {
             self.shared.1.notify_one();
@@ -134,7 +175,7 @@ impl Sink for Output {
 
     fn has_room(&self) -> bool {
         let shared = lock(&self.shared);
-        shared.ended.is_none() && shared.queue.len() < self.room
+        shared.ended.is_none() && shared.bytes < self.room
     }
 
     fn settled(&self) -> Settled {
@@ -186,7 +227,7 @@ fn settle(shared: &mut Shared, outcome: Outcome, count: u64) {
 }
 
 /// The writer's thread.
-fn write_all(shared: &(Mutex<Shared>, Condvar), gone: &AtomicBool, writer: &mut dyn Write) {
+fn write_all(shared: &(Mutex<Shared>, Condvar), ending: &Ending, writer: &mut dyn Write) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut lines = Vec::new();
     loop {
@@ -208,6 +249,7 @@ fn write_all(shared: &(Mutex<Shared>, Condvar), gone: &AtomicBool, writer: &mut 
             }
             let count = state.queue.len().min(BATCH);
             batch.extend(state.queue.drain(..count));
+            state.bytes -= batch.iter().map(|event| weight(event)).sum::<usize>();
             state.in_hand = count as u64;
         }
         lines.clear();
@@ -239,12 +281,13 @@ fn write_all(shared: &(Mutex<Shared>, Condvar), gone: &AtomicBool, writer: &mut 
             state.queue.clear();
             settle(&mut state, outcome, left);
             state.ended = Some(outcome);
-            shared.1.notify_all();
-            if outcome == Outcome::Suppressed(READER_GONE) {
-                gone.store(true, Ordering::Release);
-            } else {
+            let gone = outcome == Outcome::Suppressed(READER_GONE);
+            if !gone {
                 tracing::error!(%error, "events can no longer be written to the output");
             }
+            // Before anyone who waits for the end of the writer looks.
+            ending.set((!gone).then_some(error));
+            shared.1.notify_all();
             return;
         }
     }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     event::Event,
-    fanout::{Outcome, Sink},
+    fanout::{Outcome, Sink, weight},
 };
 
 /// The last events; a clone reads the same.
@@ -77,16 +77,6 @@ impl Recent {
         // The ring is whole after every step, so a panic elsewhere does not make it wrong.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Memory an event takes, about: its struct, its own lists, and its share of strings made for it alone.
-fn weight(event: &Event) -> usize {
-    let hops = event
-        .nat
-        .as_ref()
-        .map_or(0, |nat| nat.hops.len() * size_of::<crate::event::Hop>());
-    let id = event.connection_id.as_ref().map_or(0, |id| id.len());
-    size_of::<Event>() + hops + id + 64
 }
 
 impl Sink for Recent {

@@ -70,7 +70,7 @@ fn writes_every_event_and_closes_its_books() {
     };
     let mut fanout = Fanout::new(origin());
     fanout.add(Box::new(
-        Output::start("a test", Box::new(writer), 10_000).unwrap(),
+        Output::start("a test", Box::new(writer), usize::MAX).unwrap(),
     ));
     for _ in 0..1000 {
         fanout.emit(event());
@@ -92,14 +92,17 @@ fn writes_every_event_and_closes_its_books() {
 
 #[test]
 fn a_full_queue_is_loss_and_becomes_one_gap() {
-    let (output, written, say) = scripted(4);
+    let (output, written, say) = scripted(3 * weight(&event()) + 1);
     let mut fanout = Fanout::new(origin());
     fanout.add(Box::new(output));
-    // One at least is in the writer's hand or in the queue, so with room for four at most five are taken at once.
+    // The fourth begins where there is room and fills it; the writer has some in hand, of the first alone or of more.
+    let mut taken = 0;
     while fanout.ledger()[0].lost.is_empty() {
         fanout.emit(event());
         assert_eq!(fanout.check(), Ok(()));
+        taken += 1;
     }
+    assert!((5..=9).contains(&taken), "{taken} events for a room of four");
     fanout.emit(event());
     fanout.emit(event());
     drop(say);
@@ -123,13 +126,13 @@ fn a_full_queue_is_loss_and_becomes_one_gap() {
 
 #[test]
 fn a_reader_that_leaves_is_no_loss() {
-    let (output, _, say) = scripted(100);
-    let gone = output.reader_gone();
+    let (output, _, say) = scripted(usize::MAX);
+    let ending = output.ending();
     let mut fanout = Fanout::new(origin());
     fanout.add(Box::new(output));
     fanout.emit(event());
     say.send(Err(io::ErrorKind::BrokenPipe.into())).unwrap();
-    while !gone.load(Ordering::Acquire) {
+    while !ending.is_over() {
         std::thread::sleep(Duration::from_millis(1));
     }
     fanout.emit(event());
@@ -137,12 +140,14 @@ fn a_reader_that_leaves_is_no_loss() {
     let ledger = &fanout.ledger()[0];
     assert!(ledger.closes && ledger.lost.is_empty(), "{ledger:?}");
     assert_eq!(ledger.suppressed[READER_GONE], 2);
+    assert!(ending.failure().is_ok());
     assert_eq!(fanout.emitted(EventKind::Gap), 0);
 }
 
 #[test]
 fn a_failing_writer_is_loss_and_is_told_to_the_others() {
-    let (output, _, say) = scripted(100);
+    let (output, _, say) = scripted(usize::MAX);
+    let ending = output.ending();
     let recent = crate::recent::Recent::new(100, usize::MAX);
     let mut fanout = Fanout::new(origin());
     fanout.add(Box::new(output));
@@ -160,11 +165,15 @@ fn a_failing_writer_is_loss_and_is_told_to_the_others() {
         (&*gap.stage, &*gap.reason, gap.count),
         ("output", WRITE_FAILED, Some(1))
     );
+    assert!(ending.is_over(), "the run ends");
+    let error = ending.failure().unwrap_err();
+    assert_eq!(error.exit() as u8, 8);
+    assert_eq!(error.to_string(), "cannot write to a test: no storage space");
 }
 
 #[test]
 fn a_stuck_writer_does_not_hold_up_the_shutdown() {
-    let (output, _, _say) = scripted(100);
+    let (output, _, _say) = scripted(usize::MAX);
     let mut fanout = Fanout::new(origin());
     fanout.add(Box::new(output));
     for _ in 0..10 {
