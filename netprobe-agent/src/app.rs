@@ -105,7 +105,9 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
     });
     server?.stop();
     // The sinks are at their end: what failed last is known.
-    waited.and(ended).and(written.map_or(Ok(()), |written| written.failure()))
+    waited
+        .and(ended)
+        .and(written.map_or(Ok(()), |written| written.failure()))
 }
 
 /// The probe, what it is attached to, and whose traffic it leaves out.

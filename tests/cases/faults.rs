@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use netprobe_tests::agent::{self, Agent, Settings, binary};
 use netprobe_tests::{tools, wait_for};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 use super::{Case, Need};
 
@@ -16,6 +18,9 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("fault_busy_port", busy_port),
     Case::new("fault_busy_socket", busy_socket),
     Case::new("fault_unwritable_output", unwritable_output),
+    Case::new("fault_disk_full_while_it_runs", disk_full),
+    Case::new("fault_no_type_information", no_type_information),
+    Case::new("fault_kernel_too_old", kernel_too_old),
     Case::new("fault_bad_configuration", bad_configuration),
     Case::new("fault_reader_gone", reader_gone),
     Case::new("doctor_names_a_method_for_every_required_fact", doctor),
@@ -117,6 +122,90 @@ fn unwritable_output() -> Result<()> {
     expect(ends(&mut command)?, 8, "output")
 }
 
+/// Runs `f` in a thread with mounts of its own, which the programs it starts inherit.
+fn with_own_mounts<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+            f()
+        });
+        thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("the thread panicked"))?
+    })
+}
+
+/// The disk fills up under the events: the run ends in order, and says so.
+fn disk_full() -> Result<()> {
+    let disk = tempfile::tempdir()?;
+    let ended = with_own_mounts(|| {
+        mount(
+            Some("tmpfs"),
+            disk.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("size=16k"),
+        )?;
+        let (_folder, mut command, _) = configured(&Settings::default())?;
+        command
+            .args(["--output", "jsonl"])
+            .stdout(File::create(disk.path().join("events"))?);
+        let log = tempfile::NamedTempFile::new()?;
+        let mut child = command.stderr(log.reopen()?).spawn()?;
+        let status = wait_for("the agent to end", Duration::from_secs(60), || {
+            drop(std::net::TcpStream::connect("127.0.0.1:1"));
+            child.try_wait().ok().flatten()
+        });
+        child.kill()?;
+        child.wait()?;
+        let said = std::fs::read_to_string(log.path())?;
+        Ok((status.with_context(|| said.clone())?.code(), said))
+    })?;
+    ensure!(
+        ended.1.contains("ledger at the end") && ended.1.contains("write_failed"),
+        "the pipeline did not end in order: {}",
+        ended.1
+    );
+    expect(ended, 8, "standard output")
+}
+
+/// Without the kernel's type information no offset is known.
+fn no_type_information() -> Result<()> {
+    let ended = with_own_mounts(|| {
+        mount(
+            Some("tmpfs"),
+            "/sys/kernel/btf",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            None::<&str>,
+        )?;
+        let (_folder, mut command, _) = configured(&Settings::default())?;
+        ends(&mut command)
+    })?;
+    expect(ended, 4, "/sys/kernel/btf/vmlinux")
+}
+
+/// A kernel below every floor is refused by its number, before anything is loaded.
+fn kernel_too_old() -> Result<()> {
+    let ended = with_own_mounts(|| {
+        let mut release = tempfile::NamedTempFile::new()?;
+        std::io::Write::write_all(&mut release, b"4.19.0-test\n")?;
+        let path = Some(release.path());
+        mount(
+            path,
+            "/proc/sys/kernel/osrelease",
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?;
+        let (_folder, mut command, _) = configured(&Settings::default())?;
+        ends(&mut command)
+    })?;
+    expect(ended, 5, "4.19.0-test")
+}
+
 fn bad_configuration() -> Result<()> {
     for (settings, word) in [
         (
@@ -171,7 +260,10 @@ fn reader_gone() -> Result<()> {
     child.wait()?;
     let said = std::fs::read_to_string(log.path())?;
     let status = ended.with_context(|| said.clone())?;
-    ensure!(status.code() == Some(0), "it ended with {status}: {said}");
+    ensure!(
+        status.code() == Some(0) && said.contains("ledger at the end"),
+        "it ended with {status}: {said}"
+    );
     Ok(())
 }
 

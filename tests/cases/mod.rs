@@ -14,6 +14,7 @@ mod process;
 mod programs;
 mod retransmit;
 mod ring;
+mod start;
 mod stream;
 mod udp;
 mod whole;
@@ -166,6 +167,7 @@ pub(crate) fn all() -> Vec<Case> {
         faults::CASES,
         ladder::CASES,
         ring::CASES,
+        start::CASES,
         stream::CASES,
         programs::CASES,
         whole::CASES,

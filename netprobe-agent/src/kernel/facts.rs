@@ -130,6 +130,23 @@ const SET_STATE: Hook = tp("set_state", "inet_sock_set_state");
 const SYS_EXIT: Hook = tp("sys_exit", "sys_exit");
 const QUEUE: Hook = tp("net_dev_queue", "net_dev_queue");
 
+/// The oldest kernel with a method for every required fact.
+pub fn floor() -> Option<(u32, u32)> {
+    let oldest = |fact: &Fact| {
+        fact.methods
+            .iter()
+            .filter_map(|method| version(method.floor))
+            .min()
+    };
+    FACTS.iter().filter(|fact| fact.required).filter_map(oldest).max()
+}
+
+/// Major and minor number of a kernel's release.
+pub fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
 /// Every fact.
 pub static FACTS: &[Fact] = &[
     Fact {
@@ -387,4 +404,17 @@ pub static FACTS: &[Fact] = &[
 /// The fact called `name`.
 pub fn fact(name: &str) -> Option<&'static Fact> {
     FACTS.iter().find(|fact| fact.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_floor_is_a_version_and_some_kernel_is_too_old() {
+        for method in FACTS.iter().flat_map(|fact| fact.methods) {
+            assert!(version(method.floor).is_some(), "{method:?}");
+        }
+        assert!(floor() > version("4.19.0-test"));
+    }
 }

@@ -17,7 +17,7 @@ use netprobe_common::*;
 
 use super::{
     btf::Btf,
-    facts::{Attach, FACTS, Fact, Hook, Method},
+    facts::{self, Attach, FACTS, Fact, Hook, Method},
     filter,
     offsets::Offsets,
 };
@@ -32,7 +32,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPROBE_BPF_OBJECT"));
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 /// As a method in `probe.methods`: nothing is attached for this fact.
 const OFF: &str = "off";
-const FLOOR: (u32, u32) = (5, 10);
 
 /// Whose traffic is the agent's own.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,12 +77,12 @@ impl Kernel {
     /// Reads release, type information and offsets of the running kernel.
     pub fn detect() -> Result<Kernel, AgentError> {
         let report = kernel_report();
-        if let Some(version) = version(&report.release)
-            && version < FLOOR
+        if let (Some(version), Some(floor)) = (facts::version(&report.release), facts::floor())
+            && version < floor
         {
             return Err(AgentError::KernelTooOld {
                 release: report.release,
-                floor: format!("{}.{}", FLOOR.0, FLOOR.1),
+                floor: format!("{}.{}", floor.0, floor.1),
             });
         }
         let no_btf = |error: String| AgentError::NoBtf {
@@ -451,11 +450,6 @@ fn lockdown() -> Option<String> {
     let text = std::fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
     let (_, rest) = text.split_once('[')?;
     Some(rest.split_once(']')?.0.to_owned())
-}
-
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// Names of the maps whose fill is reported, with their capacity.

@@ -1,0 +1,135 @@
+//! The agent's first moments on a busy host: older connections are listed while new ones pour in.
+
+use std::collections::HashMap;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use netprobe_tests::agent::{Agent, Settings};
+use netprobe_tests::event::Event;
+use netprobe_tests::lab::{Lab, addr};
+use netprobe_tests::tools;
+use netprobe_tests::traffic::load::{self, Plan};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::Case;
+
+pub(crate) const CASES: &[Case] = &[Case::new("start_amid_a_storm_of_connects", storm).alone()];
+
+/// Connections older than the agent, and those that come while it starts: an emulated machine makes fewer.
+fn volume() -> (usize, u64) {
+    if super::emulated() {
+        (500, 3_000)
+    } else {
+        (3_000, 20_000)
+    }
+}
+
+fn storm() -> Result<()> {
+    let (older, new) = volume();
+    let mut lab = Lab::new()?;
+    lab.add("storm")?;
+    let (path, netns) = (lab.path("storm"), lab.inode("storm")?);
+    let pairs = tools::within(&path, || older_connections(older))?;
+    let plan = Plan {
+        client_netns: Some(path.clone()),
+        server_netns: Some(path),
+        client_ip: None,
+        ways: (0..8)
+            .map(|i| (addr("127.0.0.1", 7000 + i), addr("127.0.0.1", 7000 + i)))
+            .collect(),
+        refusing: None,
+        connections: new,
+        seed: 11,
+    };
+    let (lines, agent) = std::thread::scope(|scope| {
+        // One thread, so that the log is in the order of time.
+        let storm = scope.spawn(|| load::run(&plan, 1));
+        let agent = Agent::start(&Settings::default());
+        let lines = storm.join().map_err(|_| anyhow::anyhow!("the storm panicked"))?;
+        Ok::<_, anyhow::Error>((lines?, agent?))
+    })?;
+    drop(pairs);
+    let ledger = agent.ledger_at_rest(Duration::from_secs(300))?;
+    ensure!(ledger.lost == 0, "records were lost: {ledger:?}");
+    // Once the ledger is at rest on the agent's side, the reader of its output may still be behind.
+    let seen = |event: &Event| event.is_final() && event.netns == Some(netns);
+    let wanted = |events: &[std::sync::Arc<Event>]| {
+        events.iter().filter(|e| seen(e) && e.has_flag("partial")).count() >= 2 * older
+    };
+    netprobe_tests::wait_for("the older connections' ends", Duration::from_secs(120), || {
+        wanted(&agent.events()).then_some(())
+    })?;
+    let stopped = agent.stop()?;
+    ensure!(
+        stopped.status.success(),
+        "it ended with {}: {}",
+        stopped.status,
+        stopped.log
+    );
+
+    let mut finals: HashMap<u64, &Event> = HashMap::new();
+    for event in stopped.events.iter().filter(|event| seen(event)) {
+        let cookie = event.cookie().context("a final event without a cookie")?;
+        let twice = finals.insert(cookie, event);
+        ensure!(
+            twice.is_none(),
+            "two final events of one socket: {twice:?} {event:?}"
+        );
+        let reason = super::reason(event);
+        ensure!(reason != Some("vanished"), "no connection vanishes: {event:?}");
+    }
+    let first = lines
+        .iter()
+        .position(|line| {
+            finals
+                .get(&line.client)
+                .is_some_and(|event| !event.has_flag("partial"))
+        })
+        .context("the storm was over before the agent was there")?;
+    let whole = &lines[first + 1..];
+    ensure!(
+        first > 0 && whole.len() as u64 > new / 20,
+        "the agent did not start amid the storm: at {first} of {new}"
+    );
+    for line in whole {
+        for (cookie, sent, received) in [
+            (line.client, line.to_server, line.to_client),
+            (line.server, line.to_client, line.to_server),
+        ] {
+            let event = finals
+                .remove(&cookie)
+                .with_context(|| format!("no final event of socket {cookie}: {line:?}"))?;
+            super::check(event, "flag partial", event.has_flag("partial"), false)?;
+            super::check_bytes(event, sent.into(), received.into())?;
+        }
+    }
+    // What is left is older than the agent, or of the connection it was attached in the midst of.
+    let idle = finals
+        .values()
+        .filter(|event| event.has_flag("partial") && event.bytes_sent == Some(0));
+    let idle = idle
+        .filter(|event| event.role.is_some() && event.process.is_some())
+        .count();
+    ensure!(
+        idle >= 2 * older && finals.len() <= 2 * older + 4,
+        "{idle} older sockets of {} were taken over, {} are left in all",
+        2 * older,
+        finals.len()
+    );
+    Ok(())
+}
+
+/// Connections that do nothing, both ends held here.
+fn older_connections(count: usize) -> Result<Vec<(TcpStream, TcpStream)>> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(1 << 16)), hard)?;
+    let listener = TcpListener::bind("127.0.0.1:6999")?;
+    let at = listener.local_addr()?;
+    (0..count)
+        .map(|_| {
+            let client = TcpStream::connect(at)?;
+            Ok((client, listener.accept()?.0))
+        })
+        .collect()
+}
