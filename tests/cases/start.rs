@@ -69,15 +69,20 @@ fn storm() -> Result<()> {
     );
 
     let mut finals: HashMap<u64, &Event> = HashMap::new();
-    for event in stopped.events.iter().filter(|event| seen(event)) {
-        let cookie = event.cookie().context("a final event without a cookie")?;
-        let twice = finals.insert(cookie, event);
+    for event in stopped.events.iter().filter(|event| event.netns == Some(netns)) {
+        let cookie = event.cookie().context("an event without a cookie")?;
+        // A list that is older than an end must not bring the connection back.
         ensure!(
-            twice.is_none(),
-            "two final events of one socket: {twice:?} {event:?}"
+            !finals.contains_key(&cookie),
+            "an event after the final one: {event:?}"
         );
-        let reason = super::reason(event);
-        ensure!(reason != Some("vanished"), "no connection vanishes: {event:?}");
+        ensure!(
+            super::reason(event) != Some("vanished"),
+            "a connection vanished: {event:?}"
+        );
+        if event.is_final() {
+            finals.insert(cookie, event);
+        }
     }
     let first = lines
         .iter()
