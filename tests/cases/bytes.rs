@@ -1,7 +1,12 @@
 //! Bytes, by every call that moves them.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use netprobe_tests::agent::{Agent, PATIENCE};
+use netprobe_tests::traffic::Connection;
 use netprobe_tests::traffic::proto::{Cmd, RecvHow, SendHow};
+use netprobe_tests::wait_for;
 
 use super::{Case, Need, Pair, check, check_bytes};
 
@@ -42,12 +47,61 @@ pub(crate) const CASES: &[Case] = &[
         .needs(&[Need::Speed]),
 ];
 
+/// What the probe's own check said so far: connections whose calls and counters agreed, and did not.
+struct SelfCheck {
+    passed: u64,
+    disagreed: u64,
+}
+
+impl SelfCheck {
+    /// As it stands before a connection, once the agent names those that disagree.
+    fn before(agent: &Agent) -> Result<Self> {
+        wait_for("the programs' debug lines", PATIENCE, || {
+            agent.log().contains("debug lines of the programs").then_some(())
+        })?;
+        Self::read(agent)
+    }
+
+    fn read(agent: &Agent) -> Result<Self> {
+        let probe = agent.probe()?;
+        let count = |name: &str| probe["counters"][name].as_u64().context("no such counter");
+        Ok(Self {
+            passed: count("byte_checks_passed")?,
+            disagreed: count("byte_disagreements")?,
+        })
+    }
+
+    /// Totals come from TCP's counters; here the sums of the calls, as the hooks saw them, must not contradict. `skipped`:
+    /// they are not comparable, so none needs to have passed.
+    fn agrees(&self, pair: &Pair, ends: [Connection; 2], skipped: bool) -> Result<()> {
+        wait_for("the probe to compare its counts", Duration::from_secs(10), || {
+            let now = Self::read(&pair.agent).ok()?;
+            (skipped || now.passed + now.disagreed > self.passed + self.disagreed).then_some(())
+        })?;
+        if Self::read(&pair.agent)?.disagreed == self.disagreed {
+            return Ok(());
+        }
+        // Some connection of this host disagrees; the log says which, within a second or so.
+        let ours = ends.map(|end| format!("bytes disagree: cookie {} ", end.cookie));
+        let line = wait_for("a line about this connection", Duration::from_secs(5), || {
+            let log = pair.agent.log();
+            let line = log.lines().find(|line| ours.iter().any(|o| line.contains(o)))?;
+            Some(line.to_owned())
+        });
+        match line {
+            Ok(line) => bail!("the calls seen do not add up to what moved: {line}"),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
 /// Client sends `bytes`, server answers with a third of it, by these calls.
 fn moved(name: &str, send: SendHow, recv: RecvHow, bytes: u64, chunk: usize) -> Result<()> {
     exchange(Pair::local(name)?, send, recv, bytes, chunk)
 }
 
 fn exchange(mut pair: Pair, send: SendHow, recv: RecvHow, bytes: u64, chunk: usize) -> Result<()> {
+    let calls = SelfCheck::before(&pair.agent)?;
     let (client, server) = pair.open()?;
     let back = bytes / 3;
     // Both ends at work: more than a buffer holds goes through.
@@ -85,7 +139,8 @@ fn exchange(mut pair: Pair, send: SendHow, recv: RecvHow, bytes: u64, chunk: usi
     );
     let (c, s) = pair.finish(client, server)?;
     check_bytes(&c, bytes, back)?;
-    check_bytes(&s, back, bytes)
+    check_bytes(&s, back, bytes)?;
+    calls.agrees(&pair, [client, server], recv == RecvHow::Splice)
 }
 
 /// Across a veth, where the kernel need not copy at once; on the loopback it always does.
@@ -102,6 +157,7 @@ fn zero_copy() -> Result<()> {
 /// A reader that stops: the write returns less than asked for, and only that counts.
 fn partial_writes() -> Result<()> {
     let mut pair = Pair::local("partial")?;
+    let calls = SelfCheck::before(&pair.agent)?;
     let (client, server) = pair.open()?;
     // No one reads: the call is cut short by the send timeout of the socket, after some of it was taken.
     pair.cli.call(Cmd::SendTimeout {
@@ -132,7 +188,8 @@ fn partial_writes() -> Result<()> {
     pair.srv.close(server.socket)?;
     let (c, s) = pair.finals(&client, &server)?;
     check_bytes(&c, sent.bytes, 0)?;
-    check_bytes(&s, 0, sent.bytes)
+    check_bytes(&s, 0, sent.bytes)?;
+    calls.agrees(&pair, [client, server], false)
 }
 
 /// Counters are 64 bits wide: 4 GiB and a bit, one way.

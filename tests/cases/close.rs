@@ -122,7 +122,9 @@ fn server_first() -> Result<()> {
     pair.cli.close(client.socket)?;
     let (c, s) = pair.finals(&client, &server)?;
     check_bytes(&c, 0, 9)?;
-    check_bytes(&s, 9, 0)
+    check_bytes(&s, 9, 0)?;
+    check(&c, "close_reason", reason(&c), Some("fin"))?;
+    check(&s, "close_reason", reason(&s), Some("fin"))
 }
 
 fn killed() -> Result<()> {
@@ -130,6 +132,11 @@ fn killed() -> Result<()> {
     let (client, server) = pair.open()?;
     pair.cli.send(client.socket, 321)?;
     pair.srv.recv(server.socket, 321)?;
+    // Its `open`: from then on the agent knows whose it is.
+    let netns = pair.cli.info().netns;
+    pair.agent.wait_event("the open event", |event| {
+        event.is_state("open") && event.netns == Some(netns) && event.cookie() == Some(client.cookie)
+    })?;
     pair.cli.kill()?;
     ensure!(pair.srv.drain(server.socket)? == 0, "the server sees the end");
     pair.srv.close(server.socket)?;
@@ -137,7 +144,9 @@ fn killed() -> Result<()> {
     check_bytes(&c, 321, 0)?;
     check_bytes(&s, 0, 321)?;
     // The process is gone, and was known before.
-    check_process(&c, &pair.cli)
+    check_process(&c, &pair.cli)?;
+    let exe = c.process.as_ref().and_then(|p| p.exe.as_deref());
+    check(&c, "process.exe", exe, Some(pair.cli.info().exe.as_str()))
 }
 
 fn never_accepted() -> Result<()> {

@@ -127,6 +127,7 @@ fn refused() -> Result<()> {
         let reply = fail(&mut cli, addr("127.0.0.1", port), options, libc::ECONNREFUSED)?;
         let event = failed_event(&agent, &cli, &reply)?;
         check(&event, "error", error(&event), Some("ECONNREFUSED"))?;
+        check(&event, "close_reason", reason(&event), Some("refused"))?;
         let call_ms = (reply.ended_ns - reply.started_ns) as f64 / 1e6;
         hold(
             &event,
@@ -228,6 +229,7 @@ fn no_route() -> Result<()> {
         libc::ENETUNREACH,
     )?;
     let event = failed_event(&agent, &cli, &reply)?;
+    check(&event, "close_reason", reason(&event), Some("unreachable"))?;
     check(&event, "error", error(&event), Some("ENETUNREACH"))
 }
 
@@ -243,6 +245,7 @@ fn prohibited() -> Result<()> {
         libc::EACCES,
     )?;
     let event = failed_event(&agent, &cli, &reply)?;
+    check(&event, "close_reason", reason(&event), Some("unreachable"))?;
     check(&event, "error", error(&event), Some("EACCES"))
 }
 
@@ -258,6 +261,7 @@ fn no_neighbour() -> Result<()> {
         libc::EHOSTUNREACH,
     )?;
     let event = failed_event(&agent, &cli, &reply)?;
+    check(&event, "close_reason", reason(&event), Some("unreachable"))?;
     check(&event, "error", error(&event), Some("EHOSTUNREACH"))
 }
 
@@ -271,6 +275,7 @@ fn by_icmp() -> Result<()> {
     };
     let reply = fail(&mut cli, addr("10.78.1.1", 10), options, libc::EHOSTUNREACH)?;
     let event = failed_event(&agent, &cli, &reply)?;
+    check(&event, "close_reason", reason(&event), Some("unreachable"))?;
     check(&event, "error", error(&event), Some("EHOSTUNREACH"))
 }
 
@@ -416,8 +421,17 @@ fn refused_then_served() -> Result<()> {
         ConnectOptions::default(),
         libc::ECONNREFUSED,
     )?;
+    let pid = Some(pair.cli.info().pid);
     let (client, server) = pair.open()?;
     let (c, _) = pair.finish(client, server)?;
     check(&c, "state", c.is_state("closed"), true)?;
-    failed_event(&pair.agent, &pair.cli, &reply).map(|_| ())
+    let failed = failed_event(&pair.agent, &pair.cli, &reply)?;
+    // Both the state and the call tell of a refusal: one event comes of it. Whatever was to come came before `c`.
+    let told = pair
+        .agent
+        .events()
+        .iter()
+        .filter(|e| e.is_final() && e.peer() == failed.peer() && e.process.as_ref().map(|p| p.pid) == pid)
+        .count();
+    check(&failed, "final events of the failed connect", told, 1)
 }

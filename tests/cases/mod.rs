@@ -63,6 +63,14 @@ impl Case {
         }
     }
 
+    /// The same, after all others.
+    pub(crate) const fn last(self) -> Self {
+        Self {
+            share: Share::Last,
+            ..self
+        }
+    }
+
     /// The same, with needs.
     pub(crate) const fn needs(self, needs: &'static [Need]) -> Self {
         Self { needs, ..self }

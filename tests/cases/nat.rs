@@ -104,6 +104,16 @@ fn check_ends(pair: &Pair, gw: &str, sides: &Sides, status: &str) -> Result<()> 
     Ok(())
 }
 
+/// Checks that both ends know their hops from the handshake itself: matched by addresses, two connections with the
+/// same ones could not be told apart.
+fn check_bound(sides: &Sides) -> Result<()> {
+    for event in [&sides.c, &sides.s] {
+        let method = event.nat.as_ref().and_then(|nat| nat.method.as_deref());
+        hold(event, "hops are bound to the socket", method != Some("address"))?;
+    }
+    Ok(())
+}
+
 /// Checks the gateway's own event against one conntrack entry.
 fn check_forwarded(pair: &Pair, gw: &str, sides: &Sides, status: &str) -> Result<Arc<Event>> {
     let entry = &sides.entry;
@@ -155,6 +165,7 @@ fn three_sides() -> Result<()> {
         sides.entry
     );
     check_ends(&pair, "gw", &sides, "snat+dnat")?;
+    check_bound(&sides)?;
     let f = check_forwarded(&pair, "gw", &sides, "snat+dnat")?;
     // Accounting is off in this lab: bytes are not known, so they are not invented.
     check(&f, "bytes_sent", f.bytes_sent, None)?;
@@ -220,6 +231,7 @@ fn none() -> Result<()> {
     let sides = travel(&mut pair, "gw", dialed)?;
     for event in [&sides.c, &sides.s] {
         check(event, "nat.status", nat_status(event), Some("none"))?;
+        check(event, "nat.hops", hops(event), Vec::new())?;
         check(event, "external", event.external(), event.internal())?;
         check(event, "actual_peer", event.actual_peer(), event.peer())?;
     }
@@ -250,6 +262,7 @@ fn hairpin() -> Result<()> {
     let mut pair = Pair::between("hairpin", "srv", "srv", addr(lab::SERVER, 20202))?;
     let sides = travel(&mut pair, "gw", addr(lab::VIRTUAL, 20202))?;
     check_ends(&pair, "gw", &sides, "snat+dnat")?;
+    check_bound(&sides)?;
     check_forwarded(&pair, "gw", &sides, "snat+dnat").map(|_| ())
 }
 

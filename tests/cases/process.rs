@@ -234,7 +234,9 @@ fn forked_worker() -> Result<()> {
     let process = s.process.as_ref().context("no process")?;
     check(&s, "process.pid", process.pid, child[0].pid)?;
     check(&s, "process.comm", process.comm.as_deref(), Some("s-worker"))?;
-    check(&s, "io_process", s.io_process.is_none(), true)
+    check(&s, "io_process", s.io_process.is_none(), true)?;
+    // Known from the accept itself, not from who moved data first.
+    check(&s, "flag upper_bound", s.has_flag("upper_bound"), false)
 }
 
 fn accept_uring() -> Result<()> {

@@ -4,17 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result, ensure};
 use netprobe_tests::agent::Agent;
-use netprobe_tests::gate::Share;
 use sha2::{Digest, Sha256};
 
 use super::Case;
 
-pub(crate) const CASES: &[Case] = &[Case {
-    name: "whole_run_keeps_schema_sequence_and_ledger",
-    share: Share::Last,
-    needs: &[],
-    run: whole,
-}];
+pub(crate) const CASES: &[Case] = &[Case::new("whole_run_keeps_schema_sequence_and_ledger", whole).last()];
 
 fn whole() -> Result<()> {
     // After the cases that flood the host, a slow machine has a backlog.

@@ -107,6 +107,8 @@ impl Agent {
             Some(Err(why)) => bail!("the shared agent did not start: {why}"),
             None => {
                 let started = Agent::start(&Settings {
+                    // Names connections whose bytes do not add up.
+                    probe: "kernel_log = true".to_owned(),
                     flow: "update_every = \"1s\"\nopen_after = \"200ms\"\nudp_idle = \"2s\"".to_owned(),
                     ..Settings::default()
                 });

@@ -49,7 +49,7 @@ fn host_triple() -> Result<String> {
 }
 
 /// Runs a cargo build and returns the executable of one target; a test's package builds its programs, too.
-fn executable(cmd: &mut Command, target: &str) -> Result<PathBuf> {
+pub(crate) fn executable(cmd: &mut Command, target: &str) -> Result<PathBuf> {
     cmd.args(["--message-format", "json-render-diagnostics"])
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit());

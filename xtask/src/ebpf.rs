@@ -1,7 +1,7 @@
 //! Builds the BPF object into `target/bpf/netprobe.bpf.o`, where the agent's build picks it up.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -25,10 +25,15 @@ pub(crate) fn crate_dir() -> PathBuf {
 /// Sets up what is missing, builds, and publishes the object only if its bytes changed, so that an
 /// unchanged object does not rebuild the agent. Returns its path.
 pub(crate) fn build() -> Result<PathBuf> {
+    build_in(sh::root())
+}
+
+/// The same in another copy of the repository.
+pub(crate) fn build_in(root: &Path) -> Result<PathBuf> {
     let tools = toolchain::find_or_install()?;
     toolchain::ensure_linker()?;
 
-    let dir = crate_dir();
+    let dir = root.join("netprobe-ebpf");
     let built_in = dir.join("target");
     sh::run(
         tools
@@ -42,7 +47,7 @@ pub(crate) fn build() -> Result<PathBuf> {
 
     let built = built_in.join(TARGET).join("release/netprobe-ebpf");
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    let object = sh::root().join("target/bpf/netprobe.bpf.o");
+    let object = root.join("target/bpf/netprobe.bpf.o");
     if fs::read(&object).is_ok_and(|old| old == bytes) {
         say!("BPF object unchanged: {} ({} bytes)", shown(&object), bytes.len());
         return Ok(object);
@@ -57,7 +62,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(object)
 }
 
-fn shown(object: &std::path::Path) -> String {
+fn shown(object: &Path) -> String {
     object
         .strip_prefix(sh::root())
         .unwrap_or(object)

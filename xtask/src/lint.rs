@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::packages::{self, Need};
 use crate::sh::{self, say};
-use crate::{ebpf, imports, toolchain};
+use crate::{ebpf, imports, mutants, toolchain};
 
 /// Folders and the length past which a file there is two things.
 const LENGTHS: &[(&str, usize)] = &[
@@ -50,6 +50,7 @@ const GATES: &[Gate] = &[
     ("data flows one way", || {
         imports::check(&sh::root().join("netprobe-agent/src"))
     }),
+    ("mutants fit code and cases", || mutants::check(sh::root())),
 ];
 
 /// Runs every gate.

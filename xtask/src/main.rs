@@ -7,6 +7,7 @@ mod follow;
 mod fuzz;
 mod imports;
 mod lint;
+mod mutants;
 mod packages;
 mod report;
 mod sh;
@@ -54,6 +55,14 @@ enum Command {
     },
     /// Check format, lints and house rules
     Lint,
+    /// Break the code in a copy, one mutant of tests/mutants after the other: the cases it names must fail
+    Mutants {
+        /// Ids of mutants [default: all]
+        ids: Vec<String>,
+        /// Run every case, not only those the mutant names
+        #[arg(long)]
+        all: bool,
+    },
     /// Write the command reference, docs/cli.md
     Docs {
         /// Change nothing; fail when the reference or a command in the documents is out of date
@@ -148,6 +157,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run { args } => start::agent(&args),
         Command::Test { filter } => test::everything(filter.as_deref()),
         Command::Lint => lint::run(),
+        Command::Mutants { ids, all } => mutants::run(&ids, all),
         Command::Docs { check } => docs::run(check),
         Command::Validate { args } => start::test_program("validate", &args),
         Command::Bench { args } => start::test_program("bench", &args),

@@ -3,6 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What one test came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It passed.
+    Passed,
+    /// It failed.
+    Failed,
+    /// It was not run.
+    Ignored,
+}
+
 /// One part of a test run: the unit tests, or the truth tests on one kernel.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -84,6 +95,23 @@ impl Report {
     /// Whether a test has failed so far.
     pub(crate) fn has_failures(&self) -> bool {
         !self.failed.is_empty() || !self.broken.is_empty()
+    }
+
+    /// The verdict of every test that reported.
+    pub(crate) fn verdicts(&self) -> BTreeMap<String, Verdict> {
+        let verdict = |name: &String| {
+            if self.failed.contains(name) {
+                Verdict::Failed
+            } else if self.ignored.contains_key(name) {
+                Verdict::Ignored
+            } else {
+                Verdict::Passed
+            }
+        };
+        self.reported
+            .iter()
+            .map(|name| (name.clone(), verdict(name)))
+            .collect()
     }
 
     /// Closes the report. `expected`: the names that had to report, where they are known.
