@@ -1,5 +1,7 @@
 //! The composition root: the one place that wires the stages.
 
+mod steering;
+
 use std::{
     sync::{
         Arc,
@@ -12,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     api::{Listeners, Server, Service},
-    config::Config,
+    config::{Config, Loaded},
     error::AgentError,
     event::Origin,
     fanout::Fanout,
@@ -30,6 +32,7 @@ use crate::{
         load::{Kernel, Own, Probe, take_map},
         netns,
     },
+    logging,
     metrics::{Metrics, MetricsSink},
     output::{Ending, Output},
     probe_report::{KernelReport, ProbeReport},
@@ -38,6 +41,7 @@ use crate::{
     ring::Ring,
     stream::Gateway,
 };
+use steering::Steering;
 
 /// What the command line adds to the configuration.
 #[derive(Clone, Debug, Default)]
@@ -49,8 +53,8 @@ pub struct Options {
 }
 
 /// Runs the agent until it is told to stop.
-pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
-    let config = Arc::new(config);
+pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
+    let config = Arc::new(loaded.config.clone());
     let stop = Arc::new(AtomicBool::new(false));
     let output = if options.jsonl {
         Some(Output::stdout()?)
@@ -75,7 +79,7 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
     )?;
 
     let origin = pipeline.state.maker.origin.clone();
-    let kernel_log = pipeline.kernel_log.clone();
+    let mut steering = Steering::new(loaded, listeners.control(), pipeline.kernel_log.clone());
     let pipeline = spawn(pipeline, stop.clone())?;
     let address = listeners.address();
     let server = Server::start(
@@ -89,11 +93,12 @@ pub fn run(config: Config, options: &Options) -> Result<(), AgentError> {
         },
     );
     if let (Ok(_), Ok(address)) = (&server, address) {
-        tracing::info!(api = %format_args!("http://{address}"), "ready");
+        let scheme = if config.api.has_tls() { "https" } else { "http" };
+        tracing::info!(api = %format_args!("{scheme}://{address}"), "ready");
     }
     // Whatever happens from here on, the pipeline ends in order: it detaches, drains and tells.
     let waited = match &server {
-        Ok(_) => wait(options.duration, written.as_deref(), &kernel_log, &pipeline),
+        Ok(_) => wait(options.duration, written.as_deref(), &mut steering, &pipeline),
         Err(_) => Ok(()),
     };
     stop.store(true, Ordering::Relaxed);
@@ -248,7 +253,7 @@ fn spawn(pipeline: Pipeline, stop: Arc<AtomicBool>) -> Result<std::thread::JoinH
 fn wait(
     duration: Option<Duration>,
     written: Option<&Ending>,
-    kernel_log: &AtomicBool,
+    steering: &mut Steering,
     pipeline: &std::thread::JoinHandle<()>,
 ) -> Result<(), AgentError> {
     const LOOK: Duration = Duration::from_millis(100);
@@ -273,23 +278,13 @@ fn wait(
         };
         let gone = async {
             while !pipeline.is_finished() && !written.is_some_and(Ending::is_over) {
+                logging::tell_repeats();
                 tokio::time::sleep(LOOK).await;
-            }
-        };
-        // SIGUSR1 switches the programs' debug lines on, SIGUSR2 off.
-        let mut on = signal(SignalKind::user_defined1()).map_err(failed)?;
-        let mut off = signal(SignalKind::user_defined2()).map_err(failed)?;
-        let switches = async {
-            loop {
-                tokio::select! {
-                    _ = on.recv() => kernel_log.store(true, Ordering::Relaxed),
-                    _ = off.recv() => kernel_log.store(false, Ordering::Relaxed),
-                }
             }
         };
         tokio::select! {
             () = end => {}
-            () = switches => {}
+            error = steering.listen() => error.map_err(failed)?,
             () = gone => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

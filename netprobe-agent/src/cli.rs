@@ -5,9 +5,10 @@ mod config;
 mod doctor;
 mod filters;
 mod flows;
-mod logging;
+
 mod observe;
 mod output;
+mod token;
 
 use std::{
     io::{self, Write},
@@ -22,6 +23,7 @@ use crate::{
     app,
     config::{Period, Profile},
     error::{AgentError, Exit},
+    logging,
 };
 
 const EXIT_CODES: &str = "\
@@ -76,6 +78,11 @@ Examples:
     /// Check the configuration, or show what is in force
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Tokens of the API
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Print the contract of the HTTP API, OpenAPI 3.1
+    Openapi,
     /// Print completions of a shell
     #[command(after_help = "Example:\n  netprobe completions bash > /etc/bash_completion.d/netprobe")]
     Completions {
@@ -182,6 +189,8 @@ fn dispatch(command: Command) -> Result<(), AgentError> {
         Command::Observe(args) => observe::observe(&args),
         Command::Flows(args) => flows::flows(&args),
         Command::Config(command) => config::config(&command),
+        Command::Token(command) => token::token(&command),
+        Command::Openapi => print(crate::api::contract().as_bytes()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "netprobe", &mut script);
@@ -194,16 +203,21 @@ fn dispatch(command: Command) -> Result<(), AgentError> {
 fn run(args: RunArgs) -> Result<(), AgentError> {
     let mut loaded = args.config.load()?;
     if !args.method.is_empty() {
-        loaded.config.probe.methods.extend(args.method);
-        loaded.set_by_flag("probe", "methods", "--method");
+        let methods = args.method.into_iter();
+        let methods = methods.map(|(fact, method)| (fact, method.into()));
+        loaded.set_by_flag(
+            "probe",
+            "methods",
+            toml::Value::Table(methods.collect()),
+            "--method",
+        )?;
     }
-    let config = loaded.config;
-    logging::start(&config.log);
+    logging::start(&loaded.config.log);
     let options = app::Options {
         duration: args.duration,
         jsonl: args.output.is_some(),
     };
-    app::run(config, &options)
+    app::run(loaded, &options)
 }
 
 fn man(folder: Option<PathBuf>) -> Result<(), AgentError> {

@@ -11,19 +11,24 @@ mod metrics;
 mod place;
 mod probe;
 mod reference;
+mod reload;
 mod stream;
+mod token;
 mod value;
 
 use serde::{Deserialize, Serialize};
 
-pub use api::ApiConfig;
+pub use api::{Anonymous, ApiConfig};
 pub use flow::FlowConfig;
 pub use load::{ConfigError, DEFAULT_PATH, Loaded, Profile, Source};
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use metrics::MetricsConfig;
 pub use probe::ProbeConfig;
 pub use reference::{default_file, page};
+pub use reload::Changes;
 pub use stream::StreamConfig;
+pub(crate) use token::Hex;
+pub use token::{Role, TokenHash};
 pub use value::{Period, RingBytes};
 
 /// The whole configuration.
@@ -55,7 +60,9 @@ impl Config {
         if !probe.cidrs_only.is_empty() && !probe.cidrs_except.is_empty() {
             return Some(("probe", "cidrs_except", both("probe.cidrs_only")));
         }
-        None
+        self.api
+            .contradiction()
+            .map(|(key, message)| ("api", key, message))
     }
 }
 

@@ -45,11 +45,12 @@ impl<'de> Deserialize<'de> for Schema {
     }
 }
 
-/// Declares an enum with its name on the wire, one line per value.
+/// Declares an enum with its name on the wire, one line per value. The name is a `tt`: as a `literal` other macros
+/// would not see what it is.
 macro_rules! vocabulary {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $value:ident = $text:literal,)* }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $value:ident = $text:tt,)* }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
         pub enum $name {
             $($(#[$doc])* #[serde(rename = $text)] $value,)*
         }
@@ -155,9 +156,10 @@ vocabulary! {
 }
 
 /// One event. The order of fields is the order in JSON.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Event {
     /// Always `netprobe.event/1`.
+    #[schema(value_type = String)]
     pub schema: Schema,
     /// What the event tells, and which of the bodies at the end is set.
     pub kind: EventKind,
@@ -201,18 +203,22 @@ pub struct Event {
     /// Inode number of the network namespace.
     pub netns: Option<u64>,
     /// Our address before translation.
+    #[schema(value_type = Option<String>)]
     pub internal_ip: Option<IpAddr>,
     /// Our port before translation.
     pub internal_port: Option<u16>,
     /// Our address after translation.
+    #[schema(value_type = Option<String>)]
     pub external_ip: Option<IpAddr>,
     /// Our port after translation.
     pub external_port: Option<u16>,
     /// The other side as the socket sees it.
+    #[schema(value_type = Option<String>)]
     pub peer_ip: Option<IpAddr>,
     /// Its port.
     pub peer_port: Option<u16>,
     /// The other side behind translation.
+    #[schema(value_type = Option<String>)]
     pub actual_peer_ip: Option<IpAddr>,
     /// Its port.
     pub actual_peer_port: Option<u16>,
@@ -227,6 +233,7 @@ pub struct Event {
     /// Payload accepted from the peer, read or not.
     pub bytes_received: Option<u64>,
     /// What else is to be known about it.
+    #[schema(value_type = Vec<String>)]
     pub flags: Flags,
     /// Set when `kind` is `flow`.
     pub flow: Option<Flow>,

@@ -11,6 +11,7 @@ pub mod fanout;
 pub mod filter;
 pub mod flow;
 pub mod kernel;
+pub mod logging;
 pub mod metrics;
 pub mod output;
 pub mod probe_report;

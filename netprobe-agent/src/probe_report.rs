@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub const BYTE_DISAGREEMENTS: &str = "byte_disagreements";
 
 /// The whole report. A part that is not known (nothing is attached under `doctor`) is `null` or empty.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ProbeReport {
     /// Version of the agent.
     pub agent_version: String,
@@ -46,7 +46,7 @@ pub struct ProbeReport {
 }
 
 /// The kernel below.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct KernelReport {
     /// `uname -r`.
     pub release: String,
@@ -59,7 +59,7 @@ pub struct KernelReport {
 }
 
 /// One fact, the method that serves it, and why not the better ones.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FactReport {
     /// Name of the fact.
     pub fact: String,
@@ -74,7 +74,7 @@ pub struct FactReport {
 }
 
 /// A method that was not chosen.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RefusedReport {
     /// Name of the method.
     pub method: String,
@@ -83,7 +83,7 @@ pub struct RefusedReport {
 }
 
 /// A loaded program.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ProgramReport {
     /// Name of the program.
     pub name: String,
@@ -96,7 +96,7 @@ pub struct ProgramReport {
 }
 
 /// A map.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MapReport {
     /// Name of the map.
     pub name: String,
@@ -107,7 +107,7 @@ pub struct MapReport {
 }
 
 /// The ring buffer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RingReport {
     /// Size in bytes.
     pub bytes: u64,
@@ -116,7 +116,7 @@ pub struct RingReport {
 }
 
 /// Clients of the stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StreamReport {
     /// Connected now.
     pub clients: u64,
@@ -133,7 +133,7 @@ pub struct StreamReport {
 }
 
 /// Both equations.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LedgerReport {
     /// Equation (a): seen = drained + lost.
     pub kernel: KernelLedger,
@@ -144,7 +144,7 @@ pub struct LedgerReport {
 }
 
 /// Equation (a).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct KernelLedger {
     /// Records the hooks made, by kind.
     pub seen: BTreeMap<String, u64>,
@@ -165,7 +165,7 @@ pub struct KernelLedger {
 }
 
 /// One loss.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LossReport {
     /// Where.
     pub stage: String,
@@ -176,7 +176,7 @@ pub struct LossReport {
 }
 
 /// Equation (b) of one sink.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SinkLedger {
     /// Name of the sink.
     pub sink: String,
@@ -197,7 +197,7 @@ pub struct SinkLedger {
 }
 
 /// What the agent itself uses.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CostReport {
     /// CPU time of all its threads.
     pub cpu_seconds: f64,

@@ -21,6 +21,7 @@ const PRINTED: &[(&str, &[&str])] = &[
         &["config", "show", "--defaults"],
     ),
     ("docs/configuration.md", &["config", "reference"]),
+    ("docs/openapi.json", &["openapi"]),
 ];
 
 /// Every generated file with the text it must have.

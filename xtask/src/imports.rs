@@ -14,6 +14,8 @@ const PLACES: &[(&str, u32)] = &[
     ("error", GROUND),
     ("event", GROUND),
     ("config", GROUND),
+    ("logging", GROUND),
+    ("privileges", GROUND),
     ("filter", GROUND),
     ("probe_report", GROUND),
     ("query", GROUND),

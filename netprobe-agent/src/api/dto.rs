@@ -10,7 +10,7 @@ use crate::{event::Event, probe_report::ProbeReport};
 pub const API_VERSION: &str = "v1";
 
 /// Answer of `/health/live` and `/health/ready`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Health {
     /// Version of the API.
     pub api_version: String,
@@ -21,7 +21,7 @@ pub struct Health {
 }
 
 /// One check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct HealthCheck {
     /// Name.
     pub name: String,
@@ -32,7 +32,7 @@ pub struct HealthCheck {
 }
 
 /// Answer of `/api/v1/flows`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FlowsAnswer {
     /// Version of the API.
     pub api_version: String,
@@ -43,11 +43,12 @@ pub struct FlowsAnswer {
 }
 
 /// Answer of `/api/v1/events`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct EventsAnswer {
     /// Version of the API.
     pub api_version: String,
     /// Events, oldest first.
+    #[schema(value_type = Vec<Event>)]
     pub events: Vec<Arc<Event>>,
     /// `cursor` to go on with, also when there is nothing more yet.
     pub next_cursor: String,
@@ -60,7 +61,7 @@ pub struct EventsAnswer {
 }
 
 /// Answer of `/api/v1/probe`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ProbeAnswer {
     /// Version of the API.
     pub api_version: String,

@@ -1,32 +1,37 @@
 //! Who may ask: `Host` and `Origin` are held against lists, so that a page of another site cannot reach the API
 //! through a browser on this host. A client that sends neither is no browser.
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc};
+use std::{collections::HashSet, net::IpAddr};
 
 use axum::{
-    extract::{Request, State},
+    extract::Request,
     http::{HeaderMap, StatusCode, header},
-    middleware::Next,
-    response::{IntoResponse, Response},
 };
 
 use super::problem::Problem;
 use crate::config::ApiConfig;
 
 /// Names and origins that may ask.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Allowed {
-    hosts: Arc<HashSet<String>>,
-    origins: Arc<HashSet<String>>,
+    hosts: HashSet<String>,
+    origins: HashSet<String>,
+    /// How the API's own pages begin.
+    scheme: &'static str,
     port: u16,
 }
 
 impl Allowed {
     pub(super) fn new(config: &ApiConfig, port: u16) -> Allowed {
         let lower = |list: &[String]| list.iter().map(|entry| entry.to_ascii_lowercase()).collect();
+        let mut hosts: HashSet<_> = lower(&config.allowed_hosts);
+        // An address in `Host` cannot be the name of another site that leads here.
+        hosts.insert(config.listen.ip().to_string());
+        hosts.insert(format!("[{}]", config.listen.ip()));
         Allowed {
-            hosts: Arc::new(lower(&config.allowed_hosts)),
-            origins: Arc::new(lower(&config.allowed_origins)),
+            hosts,
+            origins: lower(&config.allowed_origins),
+            scheme: if config.has_tls() { "https://" } else { "http://" },
             port,
         }
     }
@@ -42,9 +47,10 @@ impl Allowed {
             return true;
         }
         // Our own pages: any other program on this host has another port and is foreign.
-        origin.strip_prefix("http://").is_some_and(|host| {
+        origin.strip_prefix(self.scheme).is_some_and(|host| {
             let (name, port) = split_port(host);
-            port.unwrap_or("80").parse() == Ok(self.port) && is_loopback(name)
+            let usual = if self.scheme == "https://" { "443" } else { "80" };
+            port.unwrap_or(usual).parse() == Ok(self.port) && self.host(name)
         })
     }
 }
@@ -62,31 +68,32 @@ fn is_loopback(name: &str) -> bool {
     name == "localhost" || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-/// Refuses foreign names.
-pub(super) async fn check(State(allowed): State<Allowed>, request: Request, next: Next) -> Response {
-    let refuse = |what: &str, value: &str| {
-        let detail = format!(
-            "{what} `{value}` is not allowed; add it to api.allowed_{}s",
-            what.to_lowercase()
-        );
-        Problem::new(StatusCode::FORBIDDEN, detail).into_response()
-    };
-    if let Some(authority) = request.uri().authority()
-        && !allowed.host(authority.as_str())
-    {
-        return refuse("Host", authority.as_str());
-    }
-    for host in values(request.headers(), header::HOST) {
-        if !allowed.host(&host) {
-            return refuse("Host", &host);
+impl Allowed {
+    /// Why a request is refused, if it is.
+    pub(super) fn objection(&self, request: &Request) -> Option<Problem> {
+        let refuse = |what: &str, value: &str| {
+            let detail = format!(
+                "{what} `{value}` is not allowed; add it to api.allowed_{}s",
+                what.to_lowercase()
+            );
+            Some(Problem::new(StatusCode::FORBIDDEN, detail))
+        };
+        let authority = request.uri().authority().map(|name| name.as_str().to_owned());
+        for host in authority
+            .into_iter()
+            .chain(values(request.headers(), header::HOST))
+        {
+            if !self.host(&host) {
+                return refuse("Host", &host);
+            }
         }
-    }
-    for origin in values(request.headers(), header::ORIGIN) {
-        if !allowed.origin(&origin) {
-            return refuse("Origin", &origin);
+        for origin in values(request.headers(), header::ORIGIN) {
+            if !self.origin(&origin) {
+                return refuse("Origin", &origin);
+            }
         }
+        None
     }
-    next.run(request).await
 }
 
 fn values(headers: &HeaderMap, name: header::HeaderName) -> Vec<String> {

@@ -8,9 +8,12 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::guard::Allowed;
+use axum_server::tls_rustls::RustlsConfig;
+
+use super::{access::Access, tls};
 use crate::{config::ApiConfig, error::AgentError};
 
 /// Mode of the Unix socket: the agent's user and group.
@@ -22,12 +25,40 @@ pub struct Listeners {
     pub(super) tcp: TcpListener,
     pub(super) unix: UnixListener,
     pub(super) socket: SocketFile,
-    pub(super) allowed: Allowed,
+    pub(super) control: Control,
+    pub(super) max_connections: usize,
+}
+
+/// What of the API a new configuration changes while it runs.
+#[derive(Clone, Debug)]
+pub struct Control {
+    pub(super) access: Arc<Access>,
+    pub(super) tls: Option<RustlsConfig>,
+}
+
+impl Control {
+    /// Takes other rules and reads the certificates again. On an error everything stays as it was.
+    pub fn reload(&self, config: &ApiConfig) -> Result<(), AgentError> {
+        let tls = tls::server(config)?;
+        match (&self.tls, tls) {
+            (Some(running), Some(new)) => running.reload_from_config(new),
+            (None, None) => {}
+            _ => {
+                return Err(AgentError::other(
+                    "TLS cannot be switched on or off while the agent runs",
+                    "restart the agent",
+                ));
+            }
+        }
+        self.access.replace(config);
+        Ok(())
+    }
 }
 
 impl Listeners {
     /// Binds both. A socket file nobody listens on is replaced.
     pub fn bind(config: &ApiConfig) -> Result<Listeners, AgentError> {
+        let tls = tls::server(config)?;
         let busy = |error| refused(config.listen.to_string(), error);
         let tcp = TcpListener::bind(config.listen).map_err(busy)?;
         tcp.set_nonblocking(true).map_err(busy)?;
@@ -41,8 +72,17 @@ impl Listeners {
             tcp,
             unix,
             socket,
-            allowed: Allowed::new(config, address.port()),
+            control: Control {
+                access: Arc::new(Access::new(config, address.port())),
+                tls: tls.map(RustlsConfig::from_config),
+            },
+            max_connections: config.max_connections,
         })
+    }
+
+    /// What a new configuration can change later.
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// Address of the API: the one asked for, with the real port.

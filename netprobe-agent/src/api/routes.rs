@@ -1,55 +1,139 @@
 //! Paths to the service and back.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{RawQuery, State},
+    extract::{FromRef, RawQuery, State},
     http::{HeaderMap, Method, StatusCode, Uri, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::get,
 };
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    compression::CompressionLayer,
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+    trace::TraceLayer,
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    dto::Health,
-    guard::{self, Allowed},
-    problem::Problem,
+    access::{self, Access},
+    dto::{EventsAnswer, FlowsAnswer, Health, ProbeAnswer},
+    limits, openapi,
+    openapi::{EventParameters, FlowParameters},
+    operate,
+    problem::{Problem, Problems},
     service::{Listing, Service, ServiceError},
     stream::{self, Streaming},
 };
 use crate::{event::Nanos, filter::Filter, metrics::Format};
 
 /// Items of a page when the request does not say.
-const DEFAULT_LIMIT: usize = 1000;
+pub(super) const DEFAULT_LIMIT: usize = 1000;
 /// Most items of a page.
-const MAX_LIMIT: usize = 10_000;
+pub(super) const MAX_LIMIT: usize = 10_000;
 
-type App = State<Arc<Service>>;
-
-pub(super) fn router(service: Arc<Service>, streaming: Streaming, allowed: Allowed) -> Router {
-    let live_events = Router::new()
-        .route("/api/v1/stream", get(stream::stream))
-        .with_state(streaming);
-    Router::new()
-        .route("/health/live", get(live))
-        .route("/health/ready", get(ready))
-        .route("/metrics", get(metrics))
-        .route("/api/v1/flows", get(flows))
-        .route("/api/v1/events", get(events))
-        .route("/api/v1/probe", get(probe))
-        .merge(live_events)
-        .method_not_allowed_fallback(not_allowed)
-        .fallback(not_found)
-        .layer(middleware::from_fn_with_state(allowed, guard::check))
-        .with_state(service)
+/// What handlers need.
+#[derive(Clone)]
+pub(super) struct App {
+    pub(super) service: Arc<Service>,
+    pub(super) streaming: Streaming,
+    pub(super) access: Arc<Access>,
 }
 
-async fn live(State(service): App) -> Response {
+impl FromRef<App> for Arc<Service> {
+    fn from_ref(app: &App) -> Self {
+        app.service.clone()
+    }
+}
+
+impl FromRef<App> for Streaming {
+    fn from_ref(app: &App) -> Self {
+        app.streaming.clone()
+    }
+}
+
+impl FromRef<App> for Arc<Access> {
+    fn from_ref(app: &App) -> Self {
+        app.access.clone()
+    }
+}
+
+/// Every path, each with its place in the contract.
+pub(super) fn paths() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(openapi::frame())
+        .routes(routes!(live))
+        .routes(routes!(ready))
+        .routes(routes!(metrics))
+        .routes(routes!(flows))
+        .routes(routes!(events))
+        .routes(routes!(probe))
+        .routes(routes!(stream::stream))
+        .routes(routes!(operate::log, operate::set_log))
+        .routes(routes!(
+            operate::session,
+            operate::open_session,
+            operate::close_session
+        ))
+        .routes(routes!(contract))
+}
+
+/// The paths behind everything a request has to pass, outermost last.
+pub(super) fn router(app: App) -> Router {
+    let (router, _) = paths().split_for_parts();
+    let access = app.access.clone();
+    router
+        .method_not_allowed_fallback(not_allowed)
+        .fallback(not_found)
+        .with_state(app)
+        .layer(middleware::from_fn_with_state(limits::turns(), limits::turn))
+        .layer(middleware::from_fn_with_state(access, access::check))
+        .layer(middleware::from_fn(limits::sizes))
+        .layer(CompressionLayer::new())
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(
+            TraceLayer::new_for_http()
+                .on_request(())
+                .on_eos(())
+                .make_span_with(|request: &axum::extract::Request| {
+                    let id = request.headers().get("x-request-id");
+                    tracing::debug_span!(
+                        "request",
+                        method = %request.method(),
+                        // Without the query: the log is no place for what people search for.
+                        path = request.uri().path(),
+                        request_id = id.and_then(|id| id.to_str().ok()),
+                    )
+                }),
+        )
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+}
+
+fn panicked(what: Box<dyn Any + Send + 'static>) -> Response {
+    let what = what
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| what.downcast_ref::<&str>().copied());
+    tracing::error!(what, "a request ended by a panic; report this");
+    let detail = "the agent made a mistake; its log says more";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).into_response()
+}
+
+/// Whether the agent works at all.
+#[utoipa::path(get, path = "/health/live", tag = "health", security(()),
+    responses((status = 200, description = "It does", body = Health),
+        (status = 503, description = "It does not: restart it", body = Health), Problems))]
+async fn live(State(service): State<Arc<Service>>) -> Response {
     health(service.live())
 }
 
-async fn ready(State(service): App) -> Response {
+/// Whether the agent measures everything that is required.
+#[utoipa::path(get, path = "/health/ready", tag = "health", security(()),
+    responses((status = 200, description = "It does", body = Health),
+        (status = 503, description = "It does not; the checks say why", body = Health), Problems))]
+async fn ready(State(service): State<Arc<Service>>) -> Response {
     health(service.ready().await)
 }
 
@@ -62,7 +146,11 @@ fn health(health: Health) -> Response {
     (status, Json(health)).into_response()
 }
 
-async fn metrics(State(service): App, headers: HeaderMap) -> Response {
+/// Metrics for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "metrics",
+    responses((status = 200, description = "Text 0.0.4, or OpenMetrics 1.0 when `Accept` prefers it",
+        content((String = "text/plain"), (String = "application/openmetrics-text"))), Problems))]
+async fn metrics(State(service): State<Arc<Service>>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
     match service.scrape(format).await {
@@ -71,7 +159,10 @@ async fn metrics(State(service): App, headers: HeaderMap) -> Response {
     }
 }
 
-async fn flows(State(service): App, RawQuery(query): RawQuery) -> Response {
+/// Live flows, page by page.
+#[utoipa::path(get, path = "/api/v1/flows", tag = "read", params(FlowParameters),
+    responses((status = 200, description = "A page", body = FlowsAnswer), Problems))]
+async fn flows(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Response {
     answer(
         async {
             service
@@ -82,13 +173,26 @@ async fn flows(State(service): App, RawQuery(query): RawQuery) -> Response {
     )
 }
 
-async fn events(State(service): App, RawQuery(query): RawQuery) -> Response {
+/// The last events, oldest first, page by page.
+#[utoipa::path(get, path = "/api/v1/events", tag = "read", params(EventParameters),
+    responses((status = 200, description = "A page", body = EventsAnswer), Problems))]
+async fn events(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Response {
     let allowed = ["cursor", "limit", "last", "since", "until"];
     answer(async { service.events(&listing(query.as_deref(), &allowed)?).await }.await)
 }
 
-async fn probe(State(service): App) -> Response {
+/// Methods, programs, maps, both equations of the ledger, and what the agent costs.
+#[utoipa::path(get, path = "/api/v1/probe", tag = "read",
+    responses((status = 200, description = "The report", body = ProbeAnswer), Problems))]
+async fn probe(State(service): State<Arc<Service>>) -> Response {
     answer(service.probe().await)
+}
+
+/// This contract.
+#[utoipa::path(get, path = "/openapi.json", tag = "contract", security(()),
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value), Problems))]
+async fn contract() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], openapi::text()).into_response()
 }
 
 async fn not_found(uri: Uri) -> Problem {
@@ -99,7 +203,10 @@ async fn not_found(uri: Uri) -> Problem {
 }
 
 async fn not_allowed(method: Method, uri: Uri) -> Problem {
-    let detail = format!("`{method}` is not allowed on `{}`; GET is", uri.path());
+    let detail = format!(
+        "`{method}` is not allowed on `{}`; see the header Allow",
+        uri.path()
+    );
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
 }
 

@@ -9,7 +9,11 @@ use tokio::sync::watch;
 
 use std::sync::Arc;
 
-use super::{problem::Problem, service::ServiceError};
+use super::{
+    openapi::StreamParameters,
+    problem::{Problem, Problems},
+    service::ServiceError,
+};
 use crate::{
     filter::Filter,
     stream::{Gateway, Wish},
@@ -28,6 +32,9 @@ pub(super) struct Streaming {
     pub(super) stopped: watch::Receiver<bool>,
 }
 
+/// Events as they come: a WebSocket whose text frames are one event each, the first one `hello`.
+#[utoipa::path(get, path = "/api/v1/stream", tag = "read", params(StreamParameters),
+    responses((status = 101, description = "The WebSocket is open"), Problems))]
 pub(super) async fn stream(
     State(streaming): State<Streaming>,
     RawQuery(query): RawQuery,

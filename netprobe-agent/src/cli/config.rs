@@ -23,10 +23,7 @@ pub(super) struct ConfigArgs {
 
 impl ConfigArgs {
     pub(super) fn load(&self) -> Result<Loaded, AgentError> {
-        // A variable that is not UTF-8 is none of ours.
-        let variables = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Ok(Loaded::read(self.profile, self.config.as_deref(), variables)?)
+        Ok(Loaded::of_process(self.profile, self.config.as_deref())?)
     }
 }
 

@@ -92,6 +92,18 @@ pub struct Loaded {
     /// The configuration.
     pub config: Config,
     sources: BTreeMap<(String, String), Source>,
+    profile: Profile,
+    path: Option<PathBuf>,
+    flags: Vec<Override>,
+}
+
+/// A key set by a flag of the command line.
+#[derive(Clone, Debug, PartialEq)]
+struct Override {
+    section: &'static str,
+    key: &'static str,
+    value: Value,
+    flag: &'static str,
 }
 
 impl Config {
@@ -117,6 +129,7 @@ impl Loaded {
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Loaded, ConfigError> {
+        let named = path.map(Path::to_owned);
         let (path, must_exist) = path.map_or((Path::new(DEFAULT_PATH), false), |path| (path, true));
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
@@ -128,7 +141,26 @@ impl Loaded {
                 });
             }
         };
-        Loaded::from_layers(profile, &path.display().to_string(), &text, environment)
+        let mut loaded = Loaded::from_layers(profile, &path.display().to_string(), &text, environment)?;
+        loaded.path = named;
+        Ok(loaded)
+    }
+
+    /// Reads the layers with the environment of this process.
+    pub fn of_process(profile: Profile, path: Option<&Path>) -> Result<Loaded, ConfigError> {
+        // A variable that is not UTF-8 is none of ours.
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Loaded::read(profile, path, variables)
+    }
+
+    /// Reads the same layers once more, flags of the command line included.
+    pub fn again(&self) -> Result<Loaded, ConfigError> {
+        let mut loaded = Loaded::of_process(self.profile, self.path.as_deref())?;
+        for flag in &self.flags {
+            loaded.set_by_flag(flag.section, flag.key, flag.value.clone(), flag.flag)?;
+        }
+        Ok(loaded)
     }
 
     /// The same with the text of the file; `name` is what errors call it.
@@ -161,6 +193,9 @@ impl Loaded {
         let loaded = Loaded {
             config,
             sources: layers.sources,
+            profile,
+            path: None,
+            flags: Vec::new(),
         };
         match loaded.config.contradiction() {
             None => Ok(loaded),
@@ -182,10 +217,36 @@ impl Loaded {
             .unwrap_or_default()
     }
 
-    /// Notes that a flag set a key: the caller changes the value itself.
-    pub fn set_by_flag(&mut self, section: &str, key: &str, flag: &'static str) {
+    /// Sets a key by a flag of the command line. A table is added to what is there.
+    pub fn set_by_flag(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        value: Value,
+        flag: &'static str,
+    ) -> Result<(), ConfigError> {
+        let refused = |message: &str| invalid(format!("flag {flag}, {section}.{key}"), message);
+        let mut table = Table::try_from(&self.config).map_err(|error| refused(&error.to_string()))?;
+        match (
+            table.get_mut(section).and_then(|values| values.get_mut(key)),
+            value.clone(),
+        ) {
+            (Some(Value::Table(there)), Value::Table(more)) => there.extend(more),
+            (Some(there), value) => *there = value,
+            (None, _) => return Err(refused("there is no such key")),
+        }
+        self.config = table
+            .try_into()
+            .map_err(|error: toml::de::Error| refused(error.message()))?;
         self.sources
             .insert((section.to_owned(), key.to_owned()), Source::Flag(flag));
+        self.flags.push(Override {
+            section,
+            key,
+            value,
+            flag,
+        });
+        Ok(())
     }
 }
 

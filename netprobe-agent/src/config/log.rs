@@ -1,9 +1,11 @@
 //! `[log]`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Diagnostics, on stderr.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// Least level written: error, warn, info, debug or trace.
@@ -12,10 +14,29 @@ pub struct LogConfig {
     /// Form of a line: text or json.
     #[schema(value_type = String)]
     pub format: LogFormat,
+    /// Module = level: levels of single parts of the agent, under which the longest name that fits wins.
+    /// Example: targets = { "netprobe_agent::flow" = "debug" }
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub targets: BTreeMap<String, LogLevel>,
+    /// Most lines a second from one place of the program; what is beyond is counted and told. 0: no limit.
+    pub max_repeats: u32,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig {
+            level: LogLevel::default(),
+            format: LogFormat::default(),
+            targets: BTreeMap::new(),
+            max_repeats: 20,
+        }
+    }
 }
 
 /// Levels, in falling order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// The agent cannot do its job.

@@ -49,8 +49,8 @@ pub struct ProbeConfig {
     pub statistics: bool,
     /// For benchmarks: attach programs that return at once. Nothing is reported then.
     pub empty_programs: bool,
-    /// Whether the BPF programs write debug lines into the log from the start. SIGUSR1 switches them on, SIGUSR2
-    /// off.
+    /// Whether the BPF programs write debug lines into the log from the start. SIGUSR1 switches them on
+    /// together with log level debug, SIGUSR2 goes back to the configuration.
     pub kernel_log: bool,
 }
 

@@ -10,7 +10,7 @@ use utoipa::{
     openapi::{RefOr, Schema},
 };
 
-use super::{Config, DEFAULT_PATH, Loaded, Profile, Source};
+use super::{Config, DEFAULT_PATH, Loaded, Profile, Source, reload::is_live};
 
 /// Width of comments in the default file.
 const WIDTH: usize = 110;
@@ -129,12 +129,22 @@ pub fn page() -> String {
         let doc = section.doc.replace('\n', " ");
         let _ = write!(
             out,
-            "\n## `[{}]`\n\n{doc}\n\n| key | default | meaning |\n|---|---|---|\n",
+            "\n## `[{}]`\n\n{doc}\n\n| key | default | SIGHUP | meaning |\n|---|---|---|---|\n",
             section.name
         );
         for key in section.keys {
             let meaning = key.doc.replace('\n', " ").replace('|', "\\|");
-            let _ = writeln!(out, "| `{}` | `{}` | {meaning} |", key.name, inline(&key.default));
+            let live = if is_live(&section.name, &key.name) {
+                "yes"
+            } else {
+                ""
+            };
+            let _ = writeln!(
+                out,
+                "| `{}` | `{}` | {live} | {meaning} |",
+                key.name,
+                inline(&key.default)
+            );
         }
     }
     out

@@ -135,16 +135,34 @@ fn errors_say_where_and_what_is_allowed() {
             "np.toml, line 2, flow.max_flows: 0 is not allowed; at least 1 is",
         ),
         (
-            "[api]\nlisten = \"0.0.0.0:80\"\n",
-            "np.toml, line 2, api.listen: `0.0.0.0:80` is not a loopback address; only 127.0.0.0/8 and ::1 are allowed without TLS and a token",
+            "[api]\ntls_cert = \"a\"\ntls_key = \"b\"\nlisten = \"0.0.0.0:80\"\n",
+            "np.toml, line 4, api.listen: `0.0.0.0:80` is not a loopback address, which needs TLS and a token: set \
+             api.tls_cert, api.tls_key and api.tokens, or listen on 127.0.0.1 or [::1]",
+        ),
+        (
+            "[api]\ntls_key = \"b\"\n",
+            "np.toml, line 2, api.tls_key: needs api.tls_cert; set both or none",
+        ),
+        (
+            "[api]\ntls_client_ca = \"b\"\n",
+            "np.toml, line 2, api.tls_client_ca: needs TLS; set api.tls_cert and api.tls_key",
+        ),
+        (
+            "[api.tokens]\ngrafana = \"npt_secret\"\n",
+            "np.toml, line 2, api.tokens.grafana: this is no hash of a token; `netprobe token new` makes a token and \
+             prints its hash",
+        ),
+        (
+            "[api]\nrate_limit = 0\n",
+            "np.toml, line 2, api.rate_limit: 0 is not allowed; at least 1 is",
         ),
         (
             "[log]\ncolour = true\n",
-            "np.toml, line 2, log.colour: unknown field `colour`, expected `level` or `format`",
+            "np.toml, line 2, log.colour: unknown field `colour`, expected one of `level`, `format`, `targets`, `max_repeats`",
         ),
         (
             "[lag]\nlevel = 1\n",
-            "np.toml, line 1: unknown field `lag`, expected one of `probe`, `flow`, `metrics`, `api`, `log`",
+            "np.toml, line 1: unknown field `lag`, expected one of `probe`, `flow`, `metrics`, `api`, `stream`, `log`",
         ),
         (
             "[probe]\ncidrs_only = [\n  \"10.0.0.0/8\",\n  \"10.1.0.0/16\",\n]\n",
@@ -177,7 +195,7 @@ fn errors_of_variables_name_the_variable() {
         (
             "NETPROBE_LOG_COLOUR",
             "x",
-            "environment variable NETPROBE_LOG_COLOUR, log.colour: there is no such key; allowed are format, level",
+            "environment variable NETPROBE_LOG_COLOUR, log.colour: there is no such key; allowed are format, level, max_repeats, targets",
         ),
         (
             "NETPROBE_FLOW_MAX_FLOWS",

@@ -25,7 +25,7 @@ vocabulary! {
 }
 
 /// Translation of a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Nat {
     /// The union of the hops.
     pub status: NatStatus,
@@ -36,7 +36,7 @@ pub struct Nat {
 }
 
 /// One conntrack entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Hop {
     /// Namespace of the entry.
     pub netns: u64,
@@ -49,20 +49,22 @@ pub struct Hop {
 }
 
 /// One direction of a conntrack entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct HopTuple {
     /// Source address.
+    #[schema(value_type = String)]
     pub src_ip: IpAddr,
     /// Source port.
     pub src_port: u16,
     /// Destination address.
+    #[schema(value_type = String)]
     pub dst_ip: IpAddr,
     /// Destination port.
     pub dst_port: u16,
 }
 
 /// A process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Process {
     /// Thread group in the initial pid namespace.
     pub pid: u32,
@@ -208,7 +210,7 @@ vocabulary! {
 }
 
 /// Body of a flow event. Times are milliseconds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Flow {
     /// Where the connection stands.
     pub state: FlowState,
@@ -254,7 +256,7 @@ impl Flow {
 }
 
 /// Body of a request event. Times are milliseconds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Request {
     /// Application protocol.
     pub protocol: Option<Cow<'static, str>>,
@@ -289,7 +291,7 @@ vocabulary! {
 }
 
 /// Body of a gap event: what was lost.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Gap {
     /// Where it was lost.
     pub stage: Cow<'static, str>,
@@ -318,7 +320,7 @@ vocabulary! {
 }
 
 /// Body of an agent event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Agent {
     /// What the agent did.
     pub action: AgentAction,

@@ -74,7 +74,8 @@ pub(super) fn of_connection(connection_id: &str) -> (TraceId, SpanId) {
 macro_rules! hex_id {
     ($(#[$meta:meta])* $name:ident, $bytes:literal) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, utoipa::ToSchema)]
+        #[schema(value_type = String)]
         pub struct $name(pub [u8; $bytes]);
 
         impl $name {
