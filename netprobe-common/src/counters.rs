@@ -60,6 +60,8 @@ pub const SUPPRESSED_DATAGRAMS: u32 = 55;
 pub const ACCEPT_EARLY: u32 = 56;
 /// Of these, those whose connection came.
 pub const ACCEPT_EARLY_TOLD: u32 = 57;
+/// Records lost because their socket had no cookie yet to name its connection.
+pub const LOST_UNNAMED: u32 = 58;
 
 /// Entries of the array.
 pub const COUNTERS: u32 = 64;

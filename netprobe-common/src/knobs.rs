@@ -33,5 +33,8 @@ pub const KNOB_SYS_EXIT_ACCEPT: usize = 13;
 pub const KNOB_SYS_EXIT_CONNECT: usize = 14;
 /// 1: every program returns at once, so that the price of the hooks alone can be measured.
 pub const KNOB_EMPTY: usize = 15;
+/// 1: the state of connections is in a hash by socket address, and cookies are made by a program of their own; 0: it is
+/// in the sockets' storage.
+pub const KNOB_STATE_IN_HASH: usize = 16;
 /// Entries of the array.
-pub const KNOB_COUNT: usize = 16;
+pub const KNOB_COUNT: usize = 17;

@@ -82,6 +82,10 @@ fn waits(sk: Sock, key: &FlowKey) -> bool {
 /// that can be accepted has got its cookie.
 #[inline(always)]
 pub fn tell_early(record: &FlowRecord, now: u64) {
+    if record.cookie == 0 {
+        // Its name comes later (`store.rs`), and so does another chance.
+        return;
+    }
     let Some(early) = EARLY_ACCEPTS.get_ptr(&record.key) else {
         return;
     };

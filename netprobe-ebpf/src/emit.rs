@@ -3,8 +3,8 @@
 use aya_ebpf::bindings::{BPF_NOEXIST as NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use netprobe_common::{
     AcceptRecord, ConnectFailedRecord, FORCED_WAKEUPS, FlowRecord, ForwardRecord, Header, HopRecord,
-    KNOB_WAKE_BYTES, Kind, LOST_BYTES_RECEIVED, LOST_BYTES_SENT, LOST_OVERFLOW_FULL, OVERFLOWED, UdpRecord,
-    WIRE_VERSION, lost_ring_full, seen,
+    KNOB_WAKE_BYTES, Kind, LOST_BYTES_RECEIVED, LOST_BYTES_SENT, LOST_OVERFLOW_FULL, LOST_UNNAMED,
+    OVERFLOWED, UdpRecord, WIRE_VERSION, lost_ring_full, seen,
 };
 
 use crate::{
@@ -97,6 +97,19 @@ pub fn publish_final(conn: &mut Conn, now: u64) {
         return;
     }
     count::one(LOST_OVERFLOW_FULL);
+    lost_bytes(conn);
+}
+
+/// Counts a record that cannot be published because its socket has no cookie.
+#[inline(always)]
+pub fn unnamed(kind: Kind) {
+    count::one(seen(kind));
+    count::one(LOST_UNNAMED);
+}
+
+/// Counts the bytes of a connection whose final record is lost.
+#[inline(always)]
+pub fn lost_bytes(conn: &Conn) {
     let (sent, received) = tcp::payload(&conn.record);
     count::add(LOST_BYTES_SENT, sent.saturating_sub(conn.told_sent));
     count::add(LOST_BYTES_RECEIVED, received.saturating_sub(conn.told_received));

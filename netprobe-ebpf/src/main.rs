@@ -1,12 +1,14 @@
 //! netprobe's BPF programs.
 //!
-//! Read `kernel/` for what is taken from kernel structs, `conn.rs` for the life of a connection, `emit.rs`
+//! Read `kernel/` for what is taken from kernel structs, `conn.rs` for the life of a connection and `calls.rs` for what moves on it, `emit.rs`
 //! for the one way out, and `hooks/` for where it all is attached: one attach point a file.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
 mod accept;
+mod byte_check;
+mod calls;
 mod conn;
 mod count;
 mod debug;
@@ -16,6 +18,7 @@ mod hooks;
 mod kernel;
 mod maps;
 mod nat;
+mod store;
 mod udp;
 mod values;
 

@@ -1,6 +1,7 @@
 //! Every map, with its capacity reasoned.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
@@ -16,6 +17,15 @@ pub static RECORDS: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
 /// State of every followed socket; lives and dies with the socket, so it has no capacity to run out of.
 #[btf_map]
 pub static CONNS: SkStorage<Conn> = SkStorage::new();
+
+/// The same by the socket's address, where sockets have no storage for tracing programs. The agent gives it its size
+/// (`kernel/load.rs`) when it is used. Without preallocation: it takes memory for live sockets only.
+#[map]
+pub static CONNS_BY_ADDRESS: HashMap<u64, Conn> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// Entry 0: a state of all zeros, for a new entry of the map above. Never written.
+#[map]
+pub static NEW_CONN: Array<Conn> = Array::with_max_entries(1, 0);
 
 /// Final records that found the ring full. 8,192 × 0.3 KiB: half a second of closes at 16,000 a second; past it,
 /// bytes go into the lost-bytes counters.

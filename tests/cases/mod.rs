@@ -90,6 +90,8 @@ pub(crate) enum Need {
     KernelTls,
     /// A processor that is not emulated.
     Speed,
+    /// A kernel of at least this version.
+    Kernel(u32, u32),
 }
 
 /// A need that is not met.
@@ -118,7 +120,10 @@ impl Need {
                 _ => "the kernel has no TLS, or its module is not loaded".to_owned(),
             },
             Need::Speed if emulated() => "the processor is emulated: too slow for this volume".to_owned(),
-            Need::Program(_) | Need::Speed => return None,
+            Need::Kernel(major, minor) if tools::kernel()? < (major, minor) => {
+                format!("the kernel is older than {major}.{minor}")
+            }
+            Need::Program(_) | Need::Kernel(..) | Need::Speed => return None,
         };
         Some(Lack { need: self, reason })
     }
@@ -153,6 +158,8 @@ pub(crate) fn skip_permitted(_case: &str, lack: &Lack) -> bool {
         Need::Uring => true,
         // The virtual machine's kernels have it.
         Need::KernelTls => !in_vm(),
+        // What the limits say is not there before.
+        Need::Kernel(..) => true,
         Need::Speed => in_vm(),
     }
 }

@@ -10,14 +10,17 @@ use netprobe_tests::lab::{self, addr};
 use netprobe_tests::traffic::Endpoint;
 use netprobe_tests::traffic::proto::{Cmd, Reply};
 
-use super::{Case, check, check_bytes, check_process, nat_status};
+use super::{Case, Need, check, check_bytes, check_process, nat_status};
+
+/// The tracepoints that have the length of a call.
+const LENGTHS: &[Need] = &[Need::Kernel(6, 3)];
 
 pub(crate) const CASES: &[Case] = &[
-    Case::new("udp_connected_client", || echo("udpconn", true, "127.0.0.1")),
-    Case::new("udp_unconnected_client", || echo("udpunconn", false, "127.0.0.1")),
-    Case::new("udp_ipv6", || echo("udp6", true, "::1")),
-    Case::new("udp_two_peers_of_one_socket", two_peers),
-    Case::new("udp_through_nat", through_nat),
+    Case::new("udp_connected_client", || echo("udpconn", true, "127.0.0.1")).needs(LENGTHS),
+    Case::new("udp_unconnected_client", || echo("udpunconn", false, "127.0.0.1")).needs(LENGTHS),
+    Case::new("udp_ipv6", || echo("udp6", true, "::1")).needs(LENGTHS),
+    Case::new("udp_two_peers_of_one_socket", two_peers).needs(LENGTHS),
+    Case::new("udp_through_nat", through_nat).needs(LENGTHS),
 ];
 
 fn flow(

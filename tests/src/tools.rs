@@ -79,3 +79,10 @@ pub fn within<T: Send>(netns: &Path, f: impl FnOnce() -> Result<T> + Send) -> Re
             .unwrap_or_else(|_| bail!("the thread inside {netns:?} panicked"))
     })
 }
+
+/// Major and minor number of the running kernel, if its release has them.
+pub fn kernel() -> Option<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}

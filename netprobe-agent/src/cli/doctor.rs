@@ -121,7 +121,7 @@ mod tests {
             fact: fact.to_owned(),
             required: method.is_none(),
             method: method.map(str::to_owned),
-            kernel_floor: method.map(|_| "5.12".to_owned()),
+            kernel_floor: method.map(|_| "5.10".to_owned()),
             refused: vec![refused.clone()],
         };
         let report = ProbeReport {
@@ -140,7 +140,7 @@ mod tests {
         netprobe 0.1.0 on Linux 6.18.0 x86_64, BTF present, lockdown integrity
 
         FACT       METHOD    REQUIRED  KERNEL
-        accept     sys_exit  no        >= 5.12
+        accept     sys_exit  no        >= 5.10
                    not fexit: not permitted
         lifecycle  none      yes       -
                    not fexit: not permitted

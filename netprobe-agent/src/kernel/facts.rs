@@ -2,6 +2,10 @@
 
 use netprobe_common::*;
 
+/// The method of `lifecycle` for kernels that give tracing programs no socket storage. The state of connections is one for
+/// all programs, so this choice is made for the object as a whole.
+pub const STATE_IN_HASH: &str = "tp_btf+hash";
+
 /// How one program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attach {
@@ -15,6 +19,8 @@ pub enum Attach {
     Kretprobe(&'static str),
     /// UDP send or receive with an address, at the root of cgroup v2.
     CgroupSockAddr,
+    /// Connects and handshakes done, at the root of cgroup v2.
+    SockOps,
 }
 
 /// A program of the BPF object and where it goes.
@@ -127,6 +133,11 @@ const fn tp(program: &'static str, tracepoint: &'static str) -> Hook {
 }
 
 const SET_STATE: Hook = tp("set_state", "inet_sock_set_state");
+const DESTROY_SOCK: Hook = tp("destroy_sock", "tcp_destroy_sock");
+const MAKE_COOKIE: Hook = Hook {
+    program: "make_cookie",
+    attach: Attach::SockOps,
+};
 const SYS_EXIT: Hook = tp("sys_exit", "sys_exit");
 const QUEUE: Hook = tp("net_dev_queue", "net_dev_queue");
 
@@ -152,22 +163,32 @@ pub static FACTS: &[Fact] = &[
     Fact {
         name: "lifecycle",
         required: true,
-        methods: &[Method {
-            name: "tp_btf",
-            hooks: &[SET_STATE],
-            members: SOCK,
-            floor: "5.12",
-            limits: "",
-        }],
+        methods: &[
+            Method {
+                name: "tp_btf",
+                hooks: &[SET_STATE],
+                members: SOCK,
+                floor: "5.12",
+                limits: "",
+            },
+            Method {
+                name: STATE_IN_HASH,
+                hooks: &[MAKE_COOKIE, SET_STATE, DESTROY_SOCK],
+                members: SOCK,
+                floor: "5.10",
+                limits: "follows 1,048,576 connections at most; connections older than the agent that end before it has \
+                         listed them are counted as lost (`unnamed`)",
+            },
+        ],
     },
     Fact {
         name: "close_check",
         required: false,
         methods: &[Method {
             name: "tp_btf",
-            hooks: &[tp("destroy_sock", "tcp_destroy_sock")],
+            hooks: &[DESTROY_SOCK],
             members: SOCK,
-            floor: "5.12",
+            floor: "5.10",
             limits: "",
         }],
     },
@@ -198,7 +219,7 @@ pub static FACTS: &[Fact] = &[
                     },
                 ],
                 members: SOCK,
-                floor: "5.12",
+                floor: "5.10",
                 limits: "sendfile before 6.5 is not counted per call",
             },
         ],
@@ -214,7 +235,7 @@ pub static FACTS: &[Fact] = &[
                     attach: Attach::FExit("inet_csk_accept"),
                 }],
                 members: &[SK_COOKIE],
-                floor: "5.12",
+                floor: "5.10",
                 limits: "",
             },
             Method {
@@ -224,14 +245,14 @@ pub static FACTS: &[Fact] = &[
                     attach: Attach::Kretprobe("inet_csk_accept"),
                 }],
                 members: &[SK_COOKIE],
-                floor: "5.12",
+                floor: "5.10",
                 limits: "",
             },
             Method {
                 name: "sys_exit",
                 hooks: &[SYS_EXIT],
                 members: FD,
-                floor: "5.12",
+                floor: "5.10",
                 limits: "runs at every system call of the host; accepts by io_uring or 32-bit programs show the \
                          first process that moves data instead",
             },
@@ -239,7 +260,7 @@ pub static FACTS: &[Fact] = &[
                 name: "first_io",
                 hooks: &[],
                 members: &[],
-                floor: "5.12",
+                floor: "5.10",
                 limits: "the first process that moves data stands for the acceptor, its time is an upper bound",
             },
         ],
@@ -255,14 +276,14 @@ pub static FACTS: &[Fact] = &[
                     attach: Attach::FExit("__inet_stream_connect"),
                 }],
                 members: &[SK_PROTOCOL, SOCKET_SK],
-                floor: "5.12",
+                floor: "5.10",
                 limits: "",
             },
             Method {
                 name: "sys_exit",
                 hooks: &[SYS_EXIT],
                 members: FD,
-                floor: "5.12",
+                floor: "5.10",
                 limits: "runs at every system call of the host; connects by io_uring or 32-bit programs are not seen",
             },
         ],
@@ -316,7 +337,7 @@ pub static FACTS: &[Fact] = &[
             name: "tp_btf",
             hooks: &[tp("retransmit", "tcp_retransmit_skb")],
             members: SOCK,
-            floor: "5.12",
+            floor: "5.10",
             limits: "",
         }],
     },
@@ -330,7 +351,7 @@ pub static FACTS: &[Fact] = &[
                 tp("receive_reset", "tcp_receive_reset"),
             ],
             members: SOCK,
-            floor: "5.12",
+            floor: "5.10",
             limits: "",
         }],
     },
@@ -348,14 +369,14 @@ pub static FACTS: &[Fact] = &[
                     QUEUE,
                 ],
                 members: CONNTRACK,
-                floor: "5.12",
+                floor: "5.10",
                 limits: "",
             },
             Method {
                 name: "net_dev_queue",
                 hooks: &[QUEUE],
                 members: CONNTRACK,
-                floor: "5.12",
+                floor: "5.10",
                 limits: "translation on the server's own host of a connection from another namespace is matched by \
                          its addresses",
             },
@@ -376,7 +397,7 @@ pub static FACTS: &[Fact] = &[
                 name: "net_dev_queue",
                 hooks: &[QUEUE],
                 members: CONNTRACK,
-                floor: "5.12",
+                floor: "5.10",
                 limits: "",
             },
             Method {

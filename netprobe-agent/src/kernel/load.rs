@@ -17,7 +17,7 @@ use netprobe_common::*;
 
 use super::{
     btf::Btf,
-    facts::{self, Attach, FACTS, Fact, Hook, Method},
+    facts::{self, Attach, FACTS, Fact, Hook, Method, STATE_IN_HASH},
     filter,
     offsets::Offsets,
 };
@@ -32,6 +32,40 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPROBE_BPF_OBJECT"));
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 /// As a method in `probe.methods`: nothing is attached for this fact.
 const OFF: &str = "off";
+const LIFECYCLE: &str = "lifecycle";
+/// Connections that can be followed at once where their state is in a hash. Half a KiB of kernel memory each while it lives,
+/// 16 bytes each from the start.
+const CONNECTIONS: u32 = 1 << 20;
+
+/// What a load is for.
+#[derive(Clone, Copy)]
+enum Mode<'a> {
+    /// To find out what works, with the state of connections in storage or in the hash.
+    Trial { state_in_hash: bool },
+    /// To measure, by these methods.
+    Final(&'a [FactReport]),
+}
+
+impl<'a> Mode<'a> {
+    fn choice(self, fact: &str) -> Option<&'a FactReport> {
+        match self {
+            Mode::Trial { .. } => None,
+            Mode::Final(facts) => facts.iter().find(|report| report.fact == fact),
+        }
+    }
+
+    /// Whether there is another trial to come when nothing serves `lifecycle`.
+    fn is_first_trial(self) -> bool {
+        matches!(self, Mode::Trial { state_in_hash: false })
+    }
+
+    fn state_in_hash(self) -> bool {
+        match self {
+            Mode::Trial { state_in_hash } => state_in_hash,
+            Mode::Final(facts) => method_of(facts, LIFECYCLE) == Some(STATE_IN_HASH),
+        }
+    }
+}
 
 /// Whose traffic is the agent's own.
 #[derive(Clone, Copy, Debug, Default)]
@@ -105,10 +139,9 @@ impl Kernel {
     /// Chooses a method for every fact and attaches.
     pub fn attach(&self, config: &ProbeConfig, own: Own) -> Result<Probe, AgentError> {
         check_forced(config)?;
-        let (trial, facts) = self.pass(config, own, None)?;
-        drop(trial);
+        let facts = self.trial(config, own)?;
         require(&facts, config)?;
-        let (ebpf, facts) = self.pass(config, own, Some(&facts))?;
+        let (ebpf, facts) = self.pass(config, own, Mode::Final(&facts))?;
         require(&facts, config)?;
         let _statistics = if config.statistics {
             Some(aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| {
@@ -130,35 +163,59 @@ impl Kernel {
     /// What [`Kernel::attach`] would choose; leaves nothing behind.
     pub fn survey(&self, config: &ProbeConfig) -> Result<Vec<FactReport>, AgentError> {
         check_forced(config)?;
-        let (ebpf, facts) = self.pass(config, Own::default(), None)?;
+        self.trial(config, Own::default())
+    }
+
+    /// Tries every method; leaves nothing attached.
+    fn trial(&self, config: &ProbeConfig, own: Own) -> Result<Vec<FactReport>, AgentError> {
+        let (ebpf, in_storage) = self.pass(config, own, Mode::Trial { state_in_hash: false })?;
         drop(ebpf);
-        Ok(facts)
+        if method_of(&in_storage, LIFECYCLE).is_some() {
+            return Ok(in_storage);
+        }
+        let (ebpf, mut in_hash) = self.pass(config, own, Mode::Trial { state_in_hash: true })?;
+        drop(ebpf);
+        // Why not the better method is known from the first trial.
+        for report in in_hash.iter_mut().filter(|report| report.fact == LIFECYCLE) {
+            let first = in_storage.iter().find(|first| first.fact == LIFECYCLE);
+            report
+                .refused
+                .splice(..0, first.into_iter().flat_map(|first| first.refused.clone()));
+        }
+        Ok(in_hash)
     }
 
     fn pass(
         &self,
         config: &ProbeConfig,
         own: Own,
-        chosen: Option<&[FactReport]>,
+        mode: Mode<'_>,
     ) -> Result<(Ebpf, Vec<FactReport>), AgentError> {
-        let mut ebpf = self.load(config, own, chosen)?;
+        let mut ebpf = self.load(config, own, mode)?;
         let mut attached = BTreeSet::new();
         let mut facts = Vec::new();
         for fact in FACTS {
-            let report = match chosen.and_then(|c| c.iter().find(|report| report.fact == fact.name)) {
-                None => self.choose(&mut ebpf, &mut attached, fact, config.methods.get(fact.name)),
+            let report = match mode.choice(fact.name) {
+                None => {
+                    let forced = config.methods.get(fact.name);
+                    self.choose(&mut ebpf, &mut attached, fact, mode, forced)
+                }
                 Some(report) => {
                     let again = report
                         .method
                         .as_ref()
-                        .map(|method| self.choose(&mut ebpf, &mut attached, fact, Some(method)));
+                        .map(|method| self.choose(&mut ebpf, &mut attached, fact, mode, Some(method)));
                     FactReport {
                         method: again.and_then(|again| again.method),
                         ..report.clone()
                     }
                 }
             };
+            let other_trial = mode.is_first_trial() && report.fact == LIFECYCLE && report.method.is_none();
             facts.push(report);
+            if other_trial {
+                break;
+            }
         }
         Ok((ebpf, facts))
     }
@@ -168,6 +225,7 @@ impl Kernel {
         ebpf: &mut Ebpf,
         attached: &mut BTreeSet<&'static str>,
         fact: &'static Fact,
+        mode: Mode<'_>,
         forced: Option<&String>,
     ) -> FactReport {
         let mut report = FactReport {
@@ -181,6 +239,9 @@ impl Kernel {
                     method: method.name.to_owned(),
                     reason: "this fact is switched off".to_owned(),
                 });
+                continue;
+            }
+            if fact.name == LIFECYCLE && mode.state_in_hash() != (method.name == STATE_IN_HASH) {
                 continue;
             }
             if let Some(forced) = forced
@@ -252,26 +313,29 @@ impl Kernel {
                 program.load()?;
                 program.attach(std::fs::File::open(root)?, CgroupAttachMode::Single)?;
             }
+            (Attach::SockOps, Program::SockOps(program)) => {
+                let root = cgroup_root()?;
+                program.load()?;
+                program.attach(std::fs::File::open(root)?, CgroupAttachMode::Single)?;
+            }
             _ => return Err(ProgramError::UnexpectedProgramType),
         }
         Ok(())
     }
 
-    fn load(
-        &self,
-        config: &ProbeConfig,
-        own: Own,
-        chosen: Option<&[FactReport]>,
-    ) -> Result<Ebpf, AgentError> {
+    fn load(&self, config: &ProbeConfig, own: Own, mode: Mode<'_>) -> Result<Ebpf, AgentError> {
         let mut offsets = self.offsets.table;
         // The programs need every offset they use to be one, or the verifier refuses them: that is the refusal of
         // the methods in question, found before by `Offsets::missing`.
         if !has_accounting(&self.offsets) {
             offsets[CT_EXT_ACCT] = OFFSET_ABSENT;
         }
-        let knobs = self.knobs(config, own, chosen);
+        let knobs = self.knobs(config, own, mode);
+        // Unused, it is as small as a map can be.
+        let by_address = if mode.state_in_hash() { CONNECTIONS } else { 1 };
         let mut loader = EbpfLoader::new();
         loader
+            .map_max_entries("CONNS_BY_ADDRESS", by_address)
             .btf(Some(&self.aya_btf))
             .verifier_log_level(VerifierLogLevel::DEBUG | VerifierLogLevel::STATS)
             .override_global("OFFSETS", &offsets, true)
@@ -282,8 +346,9 @@ impl Kernel {
         Ok(ebpf)
     }
 
-    fn knobs(&self, config: &ProbeConfig, own: Own, chosen: Option<&[FactReport]>) -> [u64; KNOB_COUNT] {
-        let method = |fact: &str| chosen.and_then(|facts| method_of(facts, fact));
+    fn knobs(&self, config: &ProbeConfig, own: Own, mode: Mode<'_>) -> [u64; KNOB_COUNT] {
+        let method = |fact: &str| mode.choice(fact).and_then(|report| report.method.as_deref());
+        let trial = matches!(mode, Mode::Trial { .. });
         let mut knobs = [0; KNOB_COUNT];
         if !config.own_traffic {
             knobs[KNOB_OWN_TGID] = u64::from(std::process::id());
@@ -301,10 +366,10 @@ impl Kernel {
         knobs[KNOB_UDP] = u64::from(config.udp);
         knobs[KNOB_EMPTY] = u64::from(config.empty_programs);
         knobs[KNOB_BYTE_CHECK] = u64::from(config.byte_check);
-        knobs[KNOB_SYS_EXIT_ACCEPT] = u64::from(chosen.is_none() || method("accept") == Some("sys_exit"));
+        knobs[KNOB_SYS_EXIT_ACCEPT] = u64::from(trial || method("accept") == Some("sys_exit"));
+        knobs[KNOB_STATE_IN_HASH] = u64::from(mode.state_in_hash());
         knobs[KNOB_CONNECT_EXIT] = u64::from(method("connect_failed").is_some());
-        knobs[KNOB_SYS_EXIT_CONNECT] =
-            u64::from(chosen.is_none() || method("connect_failed") == Some("sys_exit"));
+        knobs[KNOB_SYS_EXIT_CONNECT] = u64::from(trial || method("connect_failed") == Some("sys_exit"));
         knobs
     }
 }

@@ -57,6 +57,7 @@ impl Counters {
         [
             ("ring_full", full),
             ("overflow_full", self.get(wire::LOST_OVERFLOW_FULL)),
+            ("unnamed", self.get(wire::LOST_UNNAMED)),
         ]
         .into_iter()
         .map(|(reason, count)| LossReport {

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
-use crate::{conn, kernel::sock::Sock, values::empty};
+use crate::{conn, kernel::sock::Sock, store, values::empty};
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn destroy_sock(ctx: BtfTracePointContext) -> i32 {
@@ -15,5 +15,6 @@ fn destroy_sock(ctx: BtfTracePointContext) -> i32 {
     let sk: Sock = ctx.arg(0);
     // SAFETY: the tracepoint's argument is a trusted, non-null socket.
     unsafe { conn::destroyed(&ctx, sk) };
+    store::forget(sk);
     0
 }

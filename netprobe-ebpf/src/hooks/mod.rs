@@ -4,6 +4,7 @@ mod accept_exit;
 mod connect_exit;
 mod conntrack_confirm;
 mod destroy_sock;
+mod make_cookie;
 mod net_dev_queue;
 mod receive_exit;
 mod receive_reset;

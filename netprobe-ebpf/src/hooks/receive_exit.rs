@@ -4,7 +4,7 @@ use aya_ebpf::{macros::fexit, programs::FExitContext};
 use netprobe_common::KNOB_RECV_RET_ARG;
 
 use crate::{
-    conn,
+    calls,
     hooks::fexit_word,
     kernel::sock::Sock,
     values::{empty, knob},
@@ -25,6 +25,6 @@ fn receive_exit(ctx: FExitContext) -> i32 {
         (fexit_word!(ctx, 32) as i32, fexit_word!(ctx, 48) as i32)
     };
     // SAFETY: the function's first argument is a typed, non-null socket.
-    unsafe { conn::received(sk, ret, flags & MSG_PEEK != 0) };
+    unsafe { calls::received(sk, ret, flags & MSG_PEEK != 0) };
     0
 }

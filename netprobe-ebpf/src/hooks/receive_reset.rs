@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use netprobe_common::{RESETS_RECEIVED, flow_flags};
 
-use crate::{conn, count, kernel::sock::Sock, values::empty};
+use crate::{count, kernel::sock::Sock, store, values::empty};
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn receive_reset(ctx: BtfTracePointContext) -> i32 {
@@ -12,7 +12,7 @@ fn receive_reset(ctx: BtfTracePointContext) -> i32 {
     }
     let sk: Sock = ctx.arg(0);
     // SAFETY: the tracepoint's argument is a trusted, non-null socket.
-    if let Some(conn) = unsafe { conn::get(sk) } {
+    if let Some(conn) = unsafe { store::get(sk) } {
         conn.record.flags |= flow_flags::RESET_RECEIVED;
         if conn.record.flags & flow_flags::EXCLUDED == 0 {
             count::one(RESETS_RECEIVED);

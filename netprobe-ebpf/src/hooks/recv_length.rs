@@ -7,7 +7,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use netprobe_common::KNOB_UDP;
 
 use crate::{
-    conn,
+    calls,
     kernel::sock::{self, Sock},
     udp::{self, Direction},
     values::{empty, knob},
@@ -26,7 +26,7 @@ fn recv_length(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the tracepoint's first argument is a trusted, non-null socket.
     unsafe {
         match sock::protocol(sk) {
-            sock::TCP if sock::is_kind(sk, sock::STREAM) => conn::received(sk, ret, flags & MSG_PEEK != 0),
+            sock::TCP if sock::is_kind(sk, sock::STREAM) => calls::received(sk, ret, flags & MSG_PEEK != 0),
             sock::UDP
                 if knob(KNOB_UDP) != 0 && sock::is_kind(sk, sock::DATAGRAM) && flags & MSG_PEEK == 0 =>
             {

@@ -4,7 +4,7 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
-use crate::{conn, kernel::sock::Sock, values::empty};
+use crate::{calls, kernel::sock::Sock, values::empty};
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit(ctx: BtfTracePointContext) -> i32 {
@@ -13,6 +13,6 @@ fn retransmit(ctx: BtfTracePointContext) -> i32 {
     }
     let sk: Sock = ctx.arg(0);
     // SAFETY: the tracepoint's first argument is a trusted, non-null socket.
-    unsafe { conn::retransmitted(sk) };
+    unsafe { calls::retransmitted(sk) };
     0
 }

@@ -4,7 +4,7 @@
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
-use crate::{conn, kernel::sock::Sock, values::empty};
+use crate::{calls, kernel::sock::Sock, values::empty};
 
 #[fexit(function = "tcp_sendmsg")]
 fn send_exit(ctx: FExitContext) -> i32 {
@@ -15,6 +15,6 @@ fn send_exit(ctx: FExitContext) -> i32 {
     // int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
     let ret: i32 = ctx.arg(3);
     // SAFETY: the function's first argument is a typed, non-null socket.
-    unsafe { conn::sent(sk, ret) };
+    unsafe { calls::sent(sk, ret) };
     0
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use netprobe_common::{RESETS_NO_SOCKET, RESETS_SENT, flow_flags};
 
-use crate::{conn, count, kernel::sock::Sock, values::empty};
+use crate::{count, kernel::sock::Sock, store, values::empty};
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn send_reset(ctx: BtfTracePointContext) -> i32 {
@@ -16,7 +16,7 @@ fn send_reset(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     // SAFETY: null-checked just now; storage of a socket that is not full is refused by the helper.
-    match unsafe { conn::get(sk) } {
+    match unsafe { store::get(sk) } {
         Some(conn) => {
             conn.record.flags |= flow_flags::RESET_SENT;
             if conn.record.flags & flow_flags::EXCLUDED == 0 {

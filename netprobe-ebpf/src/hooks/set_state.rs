@@ -10,6 +10,7 @@ use netprobe_common::flow_flags;
 use crate::{
     conn,
     kernel::sock::{self, Sock, state},
+    store,
     values::empty,
 };
 
@@ -31,7 +32,7 @@ fn set_state(ctx: BtfTracePointContext) -> i32 {
             (_, state::SYN_SENT) => conn::connecting(sk),
             (state::SYN_SENT | state::SYN_RECV, state::ESTABLISHED) => conn::established(sk, from),
             (_, state::FIN_WAIT1 | state::LAST_ACK) => {
-                if let Some(conn) = conn::get(sk) {
+                if let Some(conn) = store::get(sk) {
                     conn.record.flags |= flow_flags::FIN_SENT;
                 }
             }

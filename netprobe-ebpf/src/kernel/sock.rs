@@ -81,6 +81,16 @@ pub unsafe fn cookie(sk: Sock) -> u64 {
     unsafe { bpf_get_socket_cookie(sk.cast_mut()) }
 }
 
+/// The cookie if one was made before, else 0.
+///
+/// # Safety
+/// See [`protocol`].
+#[inline(always)]
+pub unsafe fn made_cookie(sk: Sock) -> u64 {
+    // SAFETY: by contract.
+    unsafe { load(sk, SK_COOKIE) }
+}
+
 /// The cookie if one was made before, else 0; for pointers the cookie helper refuses.
 #[inline(always)]
 pub fn cookie_if_set(sk: Sock) -> u64 {
