@@ -30,6 +30,8 @@ pub struct Ring {
     bytes: u32,
     /// Bytes of the ring the last drain freed.
     last_bytes: usize,
+    /// Whether the last drain came to the end.
+    emptied: bool,
     drained: BTreeMap<Kind, u64>,
 }
 
@@ -43,6 +45,7 @@ impl Ring {
             from_overflow: 0,
             bytes,
             last_bytes: 0,
+            emptied: true,
             drained: BTreeMap::new(),
         })
     }
@@ -70,12 +73,19 @@ impl Ring {
     }
 
     /// Hands up to `limit` records to `take`, in the order they were made. Returns how many.
+    ///
+    /// Half a ring at most: records are lost while the ring is full, so what is made after a loss lies a whole ring
+    /// behind, and whoever asks [`Ring::lost`] before every drain knows of the loss first.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
         const RECORD_HEADER: usize = 8;
         let mut count = 0;
         self.last_bytes = 0;
-        while count < limit {
-            let Some(item) = self.ring.next() else { break };
+        self.emptied = false;
+        while count < limit && self.last_bytes < self.bytes as usize / 2 {
+            let Some(item) = self.ring.next() else {
+                self.emptied = true;
+                break;
+            };
             // What is not a record at all counts as drained too, under no kind: the equation is then open, and shows.
             if let Some(kind) = item.get(1).and_then(|&kind| Kind::from_wire(kind)) {
                 *self.drained.entry(kind).or_default() += 1;
@@ -85,6 +95,16 @@ impl Ring {
             count += 1;
         }
         count
+    }
+
+    /// Whether the last drain took all there was.
+    pub const fn is_emptied(&self) -> bool {
+        self.emptied
+    }
+
+    /// Records of this kind that found the ring full so far.
+    pub fn lost(&self, kind: Kind) -> Result<u64, MapError> {
+        self.counter(netprobe_common::lost_ring_full(kind))
     }
 
     /// Share of the ring that was in use when it was last drained, 0 to 1.

@@ -34,9 +34,9 @@ impl Maker {
         self.event(live, flow, false, now_ns)
     }
 
-    /// The final event of a connection.
-    pub fn closed(&self, live: &Live, record: &FlowRecord) -> Event {
-        let ending = ending::of(record, live, self.accepts_seen);
+    /// The final event of a connection. `accept_known`: no accept of it was lost.
+    pub fn closed(&self, live: &Live, record: &FlowRecord, accept_known: bool) -> Event {
+        let ending = ending::of(record, live, self.accepts_seen && accept_known);
         self.ended(live, ending, record.closed_ns)
     }
 

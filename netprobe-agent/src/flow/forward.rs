@@ -30,6 +30,8 @@ pub struct Forwarded {
     pub last: ForwardRecord,
     /// Whether `open` was told.
     pub opened: bool,
+    /// Whether the last list of entries missed it.
+    pub absent: bool,
     partial: bool,
 }
 
@@ -123,6 +125,7 @@ impl Forwards {
                 begin: *record,
                 last: *record,
                 opened: false,
+                absent: false,
                 partial,
             },
         );

@@ -8,7 +8,10 @@ use std::collections::{HashMap, VecDeque};
 
 use netprobe_common::{FlowKey, HopRecord, Role, Tuple};
 
-use super::address::{hop_tuple, outgoing};
+use super::{
+    address::{hop_tuple, outgoing},
+    losses::Losses,
+};
 use crate::event::{Hop, Nat, NatStatus};
 
 /// Hops kept for connections that have not shown up yet; beyond, the oldest go (counted).
@@ -53,6 +56,10 @@ pub struct NatTable {
     by_reply: HashMap<Tuple, Vec<(u64, Tuple)>>,
     /// Hops that went before their connection came.
     pub expired: u64,
+    /// When hop records were lost.
+    pub losses: Losses,
+    /// Hops of connections that had not come were given up, up to this time.
+    given_up_ns: u64,
 }
 
 impl NatTable {
@@ -121,6 +128,11 @@ impl NatTable {
         }
     }
 
+    /// Whether a hop of a handshake between these times may be missing: that none is known says nothing then.
+    pub fn may_lack(&self, from_ns: u64, to_ns: u64) -> bool {
+        from_ns <= self.given_up_ns || self.losses.between(from_ns, to_ns)
+    }
+
     /// Forgets what is too old at `now_ns`.
     pub fn expire(&mut self, now_ns: u64) {
         while self
@@ -130,6 +142,7 @@ impl NatTable {
         {
             self.drop_oldest();
         }
+        self.losses.forget(now_ns.saturating_sub(KEEP_NS));
         // Connections that came took their hops out: their places in the order go too, before they outnumber the rest.
         if self.order.len() > 2 * self.pending.len() + 1024 {
             let pending = &self.pending;
@@ -172,9 +185,10 @@ impl NatTable {
 
     fn drop_oldest(&mut self) {
         // An entry whose connection came is gone from the map already.
-        if let Some((_, bound)) = self.order.pop_front()
+        if let Some((ts, bound)) = self.order.pop_front()
             && self.pending.remove(&bound).is_some()
         {
+            self.given_up_ns = self.given_up_ns.max(ts);
             self.expired += 1;
         }
     }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netprobe_common::UdpKey;
+use netprobe_common::{Kind, UdpKey};
 use tokio::sync::mpsc;
 
 use super::{
@@ -136,7 +136,8 @@ impl Pipeline {
         self.state.begin_takeover();
         self.survey(Purpose::Baseline);
         while !stop.load(Ordering::Relaxed) {
-            if self.drain() < BATCH
+            self.drain();
+            if self.ring.is_emptied()
                 && let Err(error) = self.ring.wait(every)
             {
                 tracing::error!("waiting for records failed, polling instead: {error}");
@@ -170,8 +171,14 @@ impl Pipeline {
             Default::default()
         };
         let overflowed = ring.overflowed().unwrap_or_else(broken);
+        match (ring.lost(Kind::Hop), ring.lost(Kind::Accept)) {
+            (Ok(hops), Ok(accepts)) => state.lost(hops, accepts, monotonic_ns()),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!("the kernel side's counters cannot be read: {error}");
+            }
+        }
         let count = ring.drain(BATCH, |bytes| state.take(bytes));
-        if count == BATCH || overflowed.is_empty() {
+        if !ring.is_emptied() || overflowed.is_empty() {
             return count;
         }
         count
@@ -198,21 +205,25 @@ impl Pipeline {
         }
     }
 
-    /// A gap event for each kind of loss in the kernel that grew.
+    /// A gap event for each kind of loss in the kernel and in the table that grew.
     fn tell_losses(&mut self) {
-        let losses = match self.ring.counters() {
-            Ok(counters) => counters.lost(),
+        let counters = match self.ring.counters() {
+            Ok(counters) => counters,
             Err(error) => {
                 tracing::error!("the kernel side's counters cannot be read: {error}");
                 return;
             }
         };
+        let mut losses = counters.lost();
+        losses.extend(counters.unfollowed());
+        losses.push(self.reporter.skipped_runs(self.probe.as_ref()));
+        losses.extend(self.state.refused());
         for loss in &losses {
             let told = self
                 .told
                 .iter()
                 .find(|t| t.stage == loss.stage && t.reason == loss.reason);
-            let fresh = loss.count - told.map_or(0, |told| told.count);
+            let fresh = loss.count.saturating_sub(told.map_or(0, |told| told.count));
             if fresh == 0 {
                 continue;
             }
@@ -413,7 +424,16 @@ impl Pipeline {
         let scope = self.scope.clone();
         let survey = surveyor
             .start(move || Survey::take(Purpose::Stop, &scope))
-            .and_then(|()| surveyor.wait(Instant::now() + LAST_LOOK, || while self.drain() == BATCH {}));
+            .and_then(|()| {
+                surveyor.wait(Instant::now() + LAST_LOOK, || {
+                    loop {
+                        self.drain();
+                        if self.ring.is_emptied() {
+                            break;
+                        }
+                    }
+                })
+            });
         match survey {
             Ok(survey) => {
                 self.drain();

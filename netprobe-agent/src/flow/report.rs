@@ -51,6 +51,15 @@ impl Reporter {
         }
     }
 
+    /// Runs of programs that the kernel skipped.
+    pub fn skipped_runs(&self, probe: Option<&Probe>) -> LossReport {
+        let count = match probe {
+            Some(probe) => stats::recursion_misses(&stats::programs(&probe.ebpf)),
+            None => stats::recursion_misses(&self.programs),
+        };
+        skipped_runs(count)
+    }
+
     /// The report of this moment.
     pub fn report(&mut self, probe: Option<&Probe>, ring: &Ring, state: &State) -> ProbeReport {
         if let Some(probe) = probe {
@@ -143,11 +152,7 @@ fn kernel_ledger(
         .map(|(kind, count)| (kind.name().to_owned(), *count))
         .collect();
     let mut lost = counters.lost();
-    lost.push(LossReport {
-        stage: "kernel".to_owned(),
-        reason: "recursion".to_owned(),
-        count: recursion_misses,
-    });
+    lost.push(skipped_runs(recursion_misses));
     let total_seen: u64 = seen.values().sum();
     let accounted: u64 = drained.values().sum::<u64>() + lost.iter().map(|loss| loss.count).sum::<u64>();
     let difference = i64::try_from(i128::from(total_seen) - i128::from(accounted)).unwrap_or(i64::MAX);
@@ -168,6 +173,14 @@ fn kernel_ledger(
     }
 }
 
+fn skipped_runs(count: u64) -> LossReport {
+    LossReport {
+        stage: "kernel".to_owned(),
+        reason: "recursion".to_owned(),
+        count,
+    }
+}
+
 fn own_counters(state: &State) -> BTreeMap<String, u64> {
     let (own, processes) = (&state.counters, state.processes.counters());
     [
@@ -175,6 +188,8 @@ fn own_counters(state: &State) -> BTreeMap<String, u64> {
         ("forward_table_full", own.forwards_full),
         ("accepts_expired", own.accepts_expired),
         ("flows_vanished", own.vanished),
+        ("late_records", own.late_records),
+        ("udp_flows_refused", state.udp.refused),
         ("hops_expired", state.nat.expired),
         ("process_lookups_hit", processes.hits),
         ("process_lookups_missed", processes.misses),

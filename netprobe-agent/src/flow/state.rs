@@ -17,9 +17,11 @@ use netprobe_common::AcceptRecord;
 
 use super::{
     delta::Observer,
+    ended::Ended,
     events::Maker,
     forward::{self, Forwards},
     live::Live,
+    losses::Losses,
     nat::NatTable,
     process::ProcessCache,
     takeover::Takeover,
@@ -31,6 +33,7 @@ use crate::{
     decode::{Record, Reject, decode},
     event::{Event, FlowState},
     fanout::Fanout,
+    probe_report::LossReport,
 };
 
 /// Name of the last method of the NAT fact.
@@ -51,6 +54,8 @@ pub struct StageCounters {
     pub accepts_expired: u64,
     /// Connections found gone at reconciliation.
     pub vanished: u64,
+    /// Records of connections that had ended.
+    pub late_records: u64,
 }
 
 /// The flow table.
@@ -74,6 +79,11 @@ pub struct State {
     observer: Arc<dyn Observer>,
     timers: Timers,
     accepts: HashMap<u64, AcceptRecord>,
+    /// When accept records were lost.
+    accept_losses: Losses,
+    /// Accepts of connections that had not come were given up, up to this time.
+    accepts_given_up_ns: u64,
+    ended: Ended,
     /// While older connections are being listed.
     takeover: Option<Takeover>,
     config: FlowConfig,
@@ -95,6 +105,9 @@ impl State {
             observer,
             timers: Timers::default(),
             accepts: HashMap::new(),
+            accept_losses: Losses::default(),
+            accepts_given_up_ns: 0,
+            ended: Ended::default(),
             takeover: None,
             config: config.clone(),
         }
@@ -125,13 +138,24 @@ impl State {
         );
     }
 
+    /// Takes the numbers of hop and accept records lost so far. To be told before any record is taken that was made after
+    /// one of them was lost.
+    pub fn lost(&mut self, hops: u64, accepts: u64, now_ns: u64) {
+        self.nat.losses.read(hops, now_ns);
+        self.accept_losses.read(accepts, now_ns);
+    }
+
     /// Emits what is due: `open` and `update` events.
     pub fn tick(&mut self, now_ns: u64) {
         for due in self.timers.take(now_ns) {
             let next = now_ns + self.config.update_every.0.as_nanos() as u64;
             let event = match due {
-                Due::Flow(cookie) => {
-                    let Some(live) = self.table.get_mut(&cookie) else {
+                Due::Flow(cookie, started_ns) => {
+                    let Some(live) = self
+                        .table
+                        .get_mut(&cookie)
+                        .filter(|live| live.started_ns == started_ns)
+                    else {
                         continue;
                     };
                     let state = if live.opened {
@@ -142,8 +166,12 @@ impl State {
                     live.opened = true;
                     self.maker.live(live, state, now_ns)
                 }
-                Due::Forward(id) => {
-                    let Some(flow) = self.forwards.get_mut(id) else {
+                Due::Forward(id, begun_ns) => {
+                    let Some(flow) = self
+                        .forwards
+                        .get_mut(id)
+                        .filter(|flow| flow.begin.header.ts_ns == begun_ns)
+                    else {
                         continue;
                     };
                     let state = if flow.opened {
@@ -163,14 +191,22 @@ impl State {
     /// Forgets what waited too long.
     pub fn expire(&mut self, now_ns: u64) {
         const ACCEPT_NS: u64 = 60_000_000_000;
+        // Nobody waits in an accept queue for longer and is closed then.
+        const LOSSES_NS: u64 = 3_600_000_000_000;
         self.nat.expire(now_ns);
         // A list under way may still have what ended since: remember that as long.
         if self.takeover.is_none() {
             self.forwards.expire(now_ns);
         }
-        let before = self.accepts.len();
-        self.accepts
-            .retain(|_, accept| now_ns.saturating_sub(accept.header.ts_ns) < ACCEPT_NS);
+        self.accept_losses.forget(now_ns.saturating_sub(LOSSES_NS));
+        let (before, given_up_ns) = (self.accepts.len(), &mut self.accepts_given_up_ns);
+        self.accepts.retain(|_, accept| {
+            let keep = now_ns.saturating_sub(accept.header.ts_ns) < ACCEPT_NS;
+            if !keep {
+                *given_up_ns = accept.header.ts_ns.max(*given_up_ns);
+            }
+            keep
+        });
         self.counters.accepts_expired += (before - self.accepts.len()) as u64;
     }
 
@@ -203,8 +239,24 @@ impl State {
         self.config.max_flows
     }
 
+    /// Flows this stage had no room for, and of which no event tells.
+    pub fn refused(&self) -> [LossReport; 2] {
+        [
+            ("forward_table_full", self.counters.forwards_full),
+            ("udp_table_full", self.udp.refused),
+        ]
+        .map(|(reason, count)| LossReport {
+            stage: "flow".to_owned(),
+            reason: reason.to_owned(),
+            count,
+        })
+    }
+
     /// Emits an event of another stage.
     pub fn emit(&mut self, event: Event) {
         self.fanout.emit(event);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,10 @@ const TICK_NS: u64 = 100_000_000;
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// A connection, by cookie.
-    Flow(u64),
-    /// A forwarded connection.
-    Forward(super::forward::Id),
+    /// A connection, by cookie and begin: a socket may connect again.
+    Flow(u64, u64),
+    /// A forwarded connection, and its begin.
+    Forward(super::forward::Id, u64),
 }
 
 /// Everything that is due some time.

@@ -17,6 +17,8 @@ use crate::event::{CloseReason, Event, Family, Flow, FlowRole, FlowState, Protoc
 
 /// How much longer an ended flow waits for its translation.
 const TRANSLATION_NS: u64 = 15_000_000_000;
+/// As many as the kernel side's map holds: more can only come when that lost entries unseen.
+pub const MAX_FLOWS: usize = 65_536;
 const KEY: usize = size_of::<UdpKey>();
 const VALUE: usize = size_of::<UdpCounters>();
 
@@ -117,12 +119,18 @@ pub struct UdpTable {
     pub live: HashMap<UdpKey, UdpLive>,
     /// Those whose translation was not looked up yet.
     untranslated: HashSet<UdpKey>,
+    /// Flows there was no room for.
+    pub refused: u64,
 }
 
 impl UdpTable {
     /// Adds a flow, unless it is there: two first datagrams at once may both tell.
     pub fn begin(&mut self, live: UdpLive) {
         let key = live.record.udp;
+        if self.live.len() >= MAX_FLOWS && !self.live.contains_key(&key) {
+            self.refused += 1;
+            return;
+        }
         if let Entry::Vacant(vacant) = self.live.entry(key) {
             vacant.insert(live);
             self.untranslated.insert(key);

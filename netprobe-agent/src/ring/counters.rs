@@ -68,6 +68,22 @@ impl Counters {
         .collect()
     }
 
+    /// What was not followed because something was full: no record was made, so the equation has nothing of it.
+    pub fn unfollowed(&self) -> Vec<LossReport> {
+        [
+            ("storage", wire::LOST_STORAGE),
+            ("handshake_table", wire::LOST_HANDSHAKE_TABLE),
+            ("udp_table", wire::LOST_UDP_TABLE),
+        ]
+        .into_iter()
+        .map(|(reason, index)| LossReport {
+            stage: "kernel".to_owned(),
+            reason: reason.to_owned(),
+            count: self.get(index),
+        })
+        .collect()
+    }
+
     /// Connections left out on purpose.
     pub fn suppressed(&self) -> BTreeMap<String, u64> {
         [("own", wire::SUPPRESSED_OWN), ("filter", wire::SUPPRESSED_FILTER)]

@@ -410,6 +410,11 @@ impl Run<'_> {
                 line.client_local,
             ],
         };
+        // Hops were lost: of these connections it cannot be told, and is not guessed.
+        if self.stopped && event.nat == "unresolved" {
+            let want = [Some(internal), None, Some(peer), None];
+            return (event.addresses != want).then(|| format!("addresses are not {want:?}"));
+        }
         let status = if self.way == Way::Nat { "snat+dnat" } else { "none" };
         if event.nat != status {
             return Some(format!("nat.status is not {status}"));

@@ -8,7 +8,7 @@ use super::{
         process::Identity,
         timers::Due,
     },
-    MAX_PENDING_ACCEPTS, State,
+    CTNETLINK, MAX_PENDING_ACCEPTS, State,
     observe::{delta_of, metric_role, service},
 };
 
@@ -16,6 +16,14 @@ impl State {
     pub(super) fn established(&mut self, record: &FlowRecord) {
         if let Some(parked) = self.takeover.as_mut().and_then(|t| t.unpark(record.cookie)) {
             self.unparked(parked);
+        }
+        if self.is_late(record) {
+            return;
+        }
+        if self.is_full(record.cookie) {
+            // Hops and accept wait where they are, for the final record to find.
+            self.counters.table_full += 1;
+            return;
         }
         let mut live = Live::new(record);
         live.process = self.identity(&record.process, record.started_ns);
@@ -39,17 +47,23 @@ impl State {
         self.watch(live);
     }
 
+    /// Whether there is no room for this connection.
+    pub(super) fn is_full(&self, cookie: u64) -> bool {
+        self.table.len() >= self.config.max_flows && !self.table.contains_key(&cookie)
+    }
+
+    /// Whether the connection of this record had ended; counted.
+    fn is_late(&mut self, record: &FlowRecord) -> bool {
+        let late = self.ended.knows(record.cookie, record.started_ns);
+        self.counters.late_records += u64::from(late);
+        late
+    }
+
     /// Puts a connection into the table and wants `open` for it.
     pub(super) fn watch(&mut self, live: Live) {
-        if self.table.len() >= self.config.max_flows {
-            self.counters.table_full += 1;
-            self.observer
-                .move_active(Some((service(&live), metric_role(live.role))), None);
-            return;
-        }
         self.timers.set(
             live.started_ns + self.config.open_after.0.as_nanos() as u64,
-            Due::Flow(live.cookie),
+            Due::Flow(live.cookie, live.started_ns),
         );
         self.table.insert(live.cookie, Box::new(live));
     }
@@ -61,6 +75,9 @@ impl State {
     }
 
     pub(super) fn apply_sample(&mut self, record: &FlowRecord) {
+        if self.is_late(record) || self.is_full(record.cookie) {
+            return;
+        }
         if !self.table.contains_key(&record.cookie) {
             let live = self.first_seen(record);
             self.observer
@@ -102,6 +119,10 @@ impl State {
     }
 
     pub(super) fn end(&mut self, record: &FlowRecord) {
+        if self.is_late(record) {
+            return;
+        }
+        self.ended.add(record.cookie, record.closed_ns);
         let known = self.table.remove(&record.cookie);
         let active = known.is_some();
         let mut live = match known {
@@ -129,7 +150,9 @@ impl State {
             self.observer
                 .move_active(Some((before.as_deref(), metric_role(live.role))), None);
         }
-        let event = self.maker.closed(&live, record);
+        let accept_known = !self.accept_losses.between(live.established_ns, record.closed_ns)
+            && (active || live.established_ns > self.accepts_given_up_ns);
+        let event = self.maker.closed(&live, record, accept_known);
         self.fanout.emit(event);
     }
 
@@ -138,6 +161,7 @@ impl State {
             if self.accepts.len() < MAX_PENDING_ACCEPTS {
                 self.accepts.insert(record.cookie, *record);
             } else {
+                self.accepts_given_up_ns = self.accepts_given_up_ns.max(record.header.ts_ns);
                 self.counters.accepts_expired += 1;
             }
             return;
@@ -182,13 +206,29 @@ impl State {
         }
     }
 
+    /// Takes the hops of a connection. That there are none is told only when none can be missing.
     pub(super) fn translate(&mut self, live: &mut Live) {
-        let begin = if live.role == Role::Server {
-            live.established_ns
-        } else {
-            live.started_ns
+        /// From the last SYN-ACK to ESTABLISHED: a round trip, rarely a second.
+        const SYN_ACK_NS: u64 = 3_000_000_000;
+        if self.maker.nat_method == Some(CTNETLINK) {
+            return;
+        }
+        let (begin, from) = match live.role {
+            Role::Server => (
+                live.established_ns,
+                live.established_ns.saturating_sub(SYN_ACK_NS),
+            ),
+            // Established before anybody looked.
+            Role::Unknown => (live.started_ns, 0),
+            Role::Client => (live.started_ns, live.started_ns),
         };
-        let path = self.nat.resolve(live.cookie, &live.key, live.role, begin);
+        let to = match live.established_ns {
+            0 => live.touched_ns,
+            established => established,
+        };
+        let mut path = self.nat.resolve(live.cookie, &live.key, live.role, begin);
+        let unseen = live.role == Role::Unknown || self.nat.may_lack(from, to);
+        path.ambiguous |= path.hops.is_empty() && unseen;
         if path.ambiguous || !path.hops.is_empty() {
             live.path = Some(Box::new(path));
         }

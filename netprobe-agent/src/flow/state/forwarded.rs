@@ -30,7 +30,7 @@ impl State {
         match self.forwards.add(record) {
             Change::Begun(id) => {
                 let at = record.header.ts_ns + self.config.open_after.0.as_nanos() as u64;
-                self.timers.set(at, Due::Forward(id));
+                self.timers.set(at, Due::Forward(id, record.header.ts_ns));
             }
             Change::Ended(id) => {
                 if let Some(flow) = self.forwards.remove(id, record.header.ts_ns) {
@@ -53,7 +53,7 @@ impl State {
         match self.forwards.add_older(record) {
             Change::Begun(id) => {
                 let at = record.header.ts_ns + self.config.open_after.0.as_nanos() as u64;
-                self.timers.set(at, Due::Forward(id));
+                self.timers.set(at, Due::Forward(id, record.header.ts_ns));
             }
             Change::Full => self.counters.forwards_full += 1,
             Change::Ended(_) | Change::Nothing => {}
@@ -64,12 +64,16 @@ impl State {
     pub fn reconcile_forwards(&mut self, translations: &Translations, since_ns: u64) {
         let mut gone = Vec::new();
         for (id, flow) in self.forwards.iter_mut() {
-            match translations.connection(id) {
-                Some(entry) => flow.count(entry),
-                None if translations.listed.contains(&id.0) && flow.last.header.ts_ns < since_ns => {
-                    gone.push(*id);
-                }
-                None => {}
+            let entry = translations.connection(id);
+            // One list may miss a live entry whose hash chain changes meanwhile: it takes two in a row.
+            let absent =
+                entry.is_none() && translations.listed.contains(&id.0) && flow.last.header.ts_ns < since_ns;
+            if absent && flow.absent {
+                gone.push(*id);
+            }
+            flow.absent = absent;
+            if let Some(entry) = entry {
+                flow.count(entry);
             }
         }
         for id in gone {

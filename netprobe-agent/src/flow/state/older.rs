@@ -27,6 +27,10 @@ impl State {
         if ended || self.table.contains_key(&live.cookie) {
             return;
         }
+        if self.is_full(live.cookie) {
+            self.counters.table_full += 1;
+            return;
+        }
         if let Some(accept) = self.accepts.remove(&live.cookie) {
             self.accept(&mut live, &accept);
         }

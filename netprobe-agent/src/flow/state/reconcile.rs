@@ -36,6 +36,7 @@ impl State {
                 continue;
             };
             self.counters.vanished += 1;
+            self.ended.add(cookie, since_ns);
             self.announce(&mut live);
             self.observer
                 .move_active(Some((service(&live), metric_role(live.role))), None);
