@@ -30,7 +30,7 @@ pub(crate) fn run(ids: &[String], every_case: bool) -> Result<()> {
     let mut bench = Bench::open()?;
     let names = bench.build(true)?;
     ensure!(
-        names == cases(sh::root())?,
+        names == cases(&bench.tree())?,
         "the cases found in tests/cases are not those the truth tests list: register each with `Case::new(\"NAME\", …)`"
     );
     let methods = bench.methods()?;
