@@ -223,7 +223,7 @@ fn write_events(events: &[Event], line: &mut Vec<u8>) {
 
 #[inline(never)]
 fn render_page(metrics: &Metrics) -> String {
-    metrics.render(None, Format::Text).expect("a page")
+    String::from_utf8(metrics.render(None, Format::Text)).expect("text")
 }
 
 #[inline(never)]
@@ -243,7 +243,7 @@ fn move_events(host: &Host, metrics: &Metrics) {
 
 fn flow_events(criterion: &mut Criterion) {
     let host = Host::new();
-    let metrics = Metrics::new(&MetricsConfig::default());
+    let metrics = Metrics::new(&MetricsConfig::default(), host.origin.boot_id.clone());
     let mut group = criterion.benchmark_group("flow_events");
     group.throughput(Throughput::Elements(u64::from(EVENTS)));
     group.bench_function("make", |bencher| bencher.iter(|| make_events(&host)));
@@ -280,27 +280,56 @@ fn scrape(criterion: &mut Criterion) {
     let host = Host::new();
     let config = MetricsConfig {
         max_peers: 10_000,
+        max_pairs: 10_000,
         ..MetricsConfig::default()
     };
-    let metrics = Metrics::new(&config);
-    // Each pair of service and peer has 24 series of connect duration, 22 of round-trip time and 3 counters.
-    for pair in 0..211_u16 {
-        let mut of = Host::connection(u32::from(pair) * 2);
-        of.port = 1000 + pair;
-        for delta in host.deltas(&of) {
-            metrics.observe_flow(&delta);
+    let mut group = criterion.benchmark_group("scrape");
+    // Each pair of service and peer has 22 series of connect duration, 22 of round-trip time and 3 counters.
+    for pairs in [21, 211, 2110_u16] {
+        let metrics = Metrics::new(&config, host.origin.boot_id.clone());
+        for pair in 0..pairs {
+            let mut of = Host::connection(u32::from(pair) * 2);
+            of.port = 1000 + pair;
+            for delta in host.deltas(&of) {
+                metrics.observe_flow(&delta);
+            }
         }
+        measure(&mut group, &metrics, "series");
     }
-    let series = render_page(&metrics)
+    // The page of a host with the default bounds, after so many flows to as many peers.
+    for flows in [1_000, 10_000, 100_000, 1_000_000] {
+        let metrics = Metrics::new(&MetricsConfig::default(), host.origin.boot_id.clone());
+        for flow in 0..flows {
+            let mut of = Host::connection(flow * 2);
+            of.peer = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + flow));
+            for delta in host.deltas(&of) {
+                metrics.observe_flow(&delta);
+            }
+        }
+        measure(&mut group, &metrics, &format!("series_after_{flows}_flows"));
+    }
+    group.finish();
+}
+
+fn measure(
+    group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>,
+    metrics: &Metrics,
+    what: &str,
+) {
+    let series = render_page(metrics)
         .lines()
         .filter(|line| !line.starts_with('#'))
         .count();
-    let mut group = criterion.benchmark_group("scrape");
     group.throughput(Throughput::Elements(series as u64));
-    group.bench_function(format!("render_{series}_series"), |bencher| {
-        bencher.iter(|| render_page(&metrics));
-    });
-    group.finish();
+    for (form, format) in [
+        ("text", Format::Text),
+        ("openmetrics", Format::OpenMetrics),
+        ("protobuf", Format::Protobuf),
+    ] {
+        group.bench_function(format!("{form}_{series}_{what}"), |bencher| {
+            bencher.iter(|| black_box(metrics.render(None, format)));
+        });
+    }
 }
 
 criterion_group!(benches, flow_events, scrape);

@@ -26,7 +26,10 @@ use hyper_util::{
 
 use tokio::sync::watch;
 
-pub use dto::{API_VERSION, EventsAnswer, FlowsAnswer, Health, HealthCheck, ProbeAnswer};
+pub use dto::{
+    API_VERSION, EventsAnswer, FlowsAnswer, Health, HealthCheck, NetworkAnswer, ProbeAnswer,
+    ResilienceAnswer, Saturation, Table, Target,
+};
 pub use listen::{Control, Listeners};
 pub use openapi::text as contract;
 pub use operate::{LogAnswer, SessionAnswer};

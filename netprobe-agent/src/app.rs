@@ -17,7 +17,7 @@ use crate::{
     config::{Config, Loaded},
     error::AgentError,
     event::Origin,
-    fanout::Fanout,
+    fanout::{Fanout, Sink},
     flow::{
         clock::WallClock,
         conntrack,
@@ -65,20 +65,20 @@ pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
     let own = own(&listeners)?;
     let attached = attach(&config, own)?;
 
-    let metrics = Metrics::new(&config.metrics);
+    let origin = Origin::detect().map_err(|error| {
+        AgentError::other(format!("the host's name cannot be read: {error}"), "mount /proc")
+    })?;
+    let metrics = Metrics::new(&config.metrics, origin.boot_id.clone());
     let recent = Recent::new(config.api.recent_events, config.api.recent_bytes);
     let (handle, queries) = query::channel();
     let written = output.as_ref().map(Output::ending);
-    let pipeline = pipeline(
-        attached,
-        &config,
-        metrics.clone(),
-        recent.clone(),
-        output,
-        queries,
-    )?;
+    let mut sinks: Vec<Box<dyn Sink>> =
+        vec![Box::new(MetricsSink(metrics.clone())), Box::new(recent.clone())];
+    if let Some(output) = output {
+        sinks.push(Box::new(output));
+    }
+    let pipeline = pipeline(origin.clone(), attached, &config, metrics.clone(), sinks, queries)?;
 
-    let origin = pipeline.state.maker.origin.clone();
     let mut steering = Steering::new(loaded, listeners.control(), pipeline.kernel_log.clone());
     let pipeline = spawn(pipeline, stop.clone())?;
     let address = listeners.address();
@@ -177,11 +177,11 @@ fn accounting_notice() -> Option<String> {
 }
 
 fn pipeline(
+    origin: Origin,
     attached: Attached,
     config: &Arc<Config>,
     metrics: Arc<Metrics>,
-    recent: Recent,
-    output: Option<Output>,
+    sinks: Vec<Box<dyn Sink>>,
     queries: tokio::sync::mpsc::Receiver<query::Query>,
 ) -> Result<Pipeline, AgentError> {
     let Attached {
@@ -189,17 +189,12 @@ fn pipeline(
         kernel,
         own,
     } = attached;
-    let origin = Origin::detect().map_err(|error| {
-        AgentError::other(format!("the host's name cannot be read: {error}"), "mount /proc")
-    })?;
     let ring = Ring::open(&mut probe.ebpf, config.probe.ring_bytes.get())?;
     let udp = UdpMap::new(take_map(&mut probe.ebpf, "UDP_FLOWS")?);
     let log = KernelLog::open(&mut probe.ebpf)?;
     let mut fanout = Fanout::new(origin.clone());
-    fanout.add(Box::new(MetricsSink(metrics.clone())));
-    fanout.add(Box::new(recent));
-    if let Some(output) = output {
-        fanout.add(Box::new(output));
+    for sink in sinks {
+        fanout.add(sink);
     }
     let maker = Maker {
         origin,
@@ -208,7 +203,7 @@ fn pipeline(
         accepts_seen: probe.method("accept").is_some_and(|method| method != "first_io"),
     };
     let state = State::new(&config.flow, maker, fanout, metrics);
-    let mut reporter = Reporter::new(kernel, &probe);
+    let mut reporter = Reporter::new(kernel, &probe, config.probe.statistics);
     reporter.notices.extend(accounting_notice());
     Ok(Pipeline::new(
         Source {

@@ -16,7 +16,7 @@ pub use body::{
     Agent, AgentAction, CloseReason, Flags, Flow, FlowState, Gap, GapScope, Hop, HopTuple, Nat, NatStatus,
     Process, Request,
 };
-pub use ids::{Origin, SpanId, TraceId, connection_id};
+pub use ids::{Origin, SpanId, TraceId, connection_id, of_connection};
 pub use time::Nanos;
 
 /// Name and version of the schema.
@@ -362,12 +362,20 @@ pub fn flow_severity(flow: &Flow, data_lost: bool) -> Severity {
         }
         _ => {}
     }
+    if retransmit_burst(flow) {
+        Severity::Warning
+    } else {
+        Severity::Info
+    }
+}
+
+/// Whether so much of a connection was sent again that it cannot have gone unnoticed.
+pub fn retransmit_burst(flow: &Flow) -> bool {
     let retransmits = flow.retransmits.unwrap_or(0);
-    let burst = retransmits >= BURST_RETRANSMITS
+    retransmits >= BURST_RETRANSMITS
         && flow
             .segments_out
-            .is_some_and(|segments| retransmits.saturating_mul(BURST_SEGMENTS) >= segments);
-    if burst { Severity::Warning } else { Severity::Info }
+            .is_some_and(|segments| retransmits.saturating_mul(BURST_SEGMENTS) >= segments)
 }
 
 #[cfg(test)]

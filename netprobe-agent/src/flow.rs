@@ -12,6 +12,7 @@ pub mod ending;
 pub mod errno;
 pub mod events;
 pub mod forward;
+pub mod governor;
 pub mod live;
 pub mod losses;
 pub mod nat;

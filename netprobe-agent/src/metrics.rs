@@ -1,4 +1,4 @@
-//! Prometheus metrics: counted in place by the pipeline thread, rendered by whoever scrapes.
+//! Prometheus metrics: counted in place by the pipeline thread, written by whoever scrapes.
 //!
 //! A flow event carries totals since the start of its connection, so counters are not fed from events: the flow
 //! table hands in what was added since it last did ([`Metrics::observe_flow`]), and each byte is counted once. What
@@ -6,25 +6,31 @@
 //! event, of which there is exactly one ([`Metrics::consume`]). Kernel and ledger figures are taken from a
 //! [`ProbeReport`] made for the scrape.
 
-mod flows;
+mod accept;
+mod count;
+mod histogram;
 mod labels;
+mod network;
+mod page;
+mod pair;
 mod probe;
+mod proto;
+mod resilience;
 mod series;
+mod show;
 mod text;
+mod window;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus_client::{
-    encoding::text::{encode_eof, encode_registry},
-    registry::Registry,
-};
+use rustix::time::{ClockId, clock_gettime};
 
-pub use flows::CONNECT_BUCKETS;
+pub use accept::Format;
+pub use histogram::BUCKETS;
 pub use labels::{OTHER, UNKNOWN};
-pub use text::Format;
+pub use network::{Errors, PairReport, Traffic, WindowReport};
+pub use resilience::{Destination, Evidence, State};
+pub use window::{Quantiles, Span};
 
 use crate::{
     config::MetricsConfig,
@@ -34,48 +40,65 @@ use crate::{
     probe_report::ProbeReport,
 };
 
-/// All metrics of the agent. Shared: the pipeline counts, the API renders.
+/// Every name begins with it.
+const PREFIX: &str = "netprobe_";
+
+/// All metrics of the agent. Shared: the pipeline counts, the API writes.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
-    families: flows::Families,
+    boot_id: Arc<str>,
+    /// When it began, on the clock of [`now_ms`].
+    since_ms: u64,
     series: Mutex<series::Series>,
 }
 
 impl Metrics {
-    /// Metrics without a single series yet.
-    pub fn new(config: &MetricsConfig) -> Arc<Metrics> {
-        let mut registry = Registry::with_prefix("netprobe");
-        let families = flows::Families::register(&mut registry);
-        let series = series::Series::new(labels::Labels::new(config), families.label_overflow.clone());
+    /// Metrics without a single series yet. The boot id is the kernel's: with it, exemplars have the traces of events.
+    pub fn new(config: &MetricsConfig, boot_id: Arc<str>) -> Arc<Metrics> {
         Arc::new(Metrics {
-            registry,
-            families,
-            series: Mutex::new(series),
+            boot_id,
+            since_ms: now_ms(),
+            series: Mutex::new(series::Series::new(config)),
         })
     }
 
     /// Counts what a final flow event says once and for all.
     pub fn consume(&self, event: &Event) {
-        self.families.consume(event, &mut self.series());
+        self.series().consume(event, now_ms());
     }
 
     /// The page of a scrape. Without a report only what is counted here is on it.
-    pub fn render(&self, report: Option<ProbeReport>, format: Format) -> Result<String, fmt::Error> {
-        let mut page = String::new();
-        encode_registry(&mut page, &self.registry)?;
-        if let Some(report) = report {
-            let mut registry = Registry::with_prefix("netprobe");
-            registry.register_collector(Box::new(probe::ReportCollector(report)));
-            encode_registry(&mut page, &registry)?;
-        }
-        match format {
-            Format::OpenMetrics => {
-                encode_eof(&mut page)?;
-                Ok(page)
+    pub fn render(&self, report: Option<&ProbeReport>, format: Format) -> Vec<u8> {
+        let snapshot = self.series().snapshot(now_ms());
+        let write = |page: &mut dyn page::Page| {
+            snapshot.write(page);
+            if let Some(report) = report {
+                probe::write(report, page);
             }
-            Format::Text => Ok(text::classic(&page)),
+        };
+        match format {
+            Format::Protobuf => {
+                let mut page = proto::ProtoPage::new();
+                write(&mut page);
+                page.finish()
+            }
+            Format::Text | Format::OpenMetrics => {
+                let mut page = text::TextPage::new(format == Format::OpenMetrics);
+                write(&mut page);
+                page.finish().into_bytes()
+            }
         }
+    }
+
+    /// The last minutes of every service and peer.
+    pub fn network(&self) -> Vec<PairReport> {
+        let minutes = self.series().minutes(now_ms(), self.since_ms);
+        minutes.report()
+    }
+
+    /// Every destination of the last five minutes with its state, the worst first.
+    pub fn destinations(&self) -> Vec<Destination> {
+        self.series().destinations(now_ms())
     }
 
     fn series(&self) -> std::sync::MutexGuard<'_, series::Series> {
@@ -84,13 +107,27 @@ impl Metrics {
     }
 }
 
+/// Milliseconds of the monotonic clock; its coarse reading costs a few nanoseconds and is some milliseconds old.
+fn now_ms() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
+}
+
 impl Observer for Metrics {
     fn observe_flow(&self, delta: &FlowDelta<'_>) {
-        self.families.observe(delta, &mut self.series());
+        self.series().observe(delta, now_ms(), &self.boot_id);
     }
 
     fn move_active(&self, from: Option<(Option<&str>, FlowRole)>, to: Option<(Option<&str>, FlowRole)>) {
-        self.families.move_active(from, to, &mut self.series());
+        self.series().move_flow(from, to);
+    }
+
+    fn keep_detail(&self, keep: bool) {
+        self.series().keep_detail(keep);
+    }
+
+    fn tick(&self) {
+        self.series().sweep(now_ms());
     }
 }
 

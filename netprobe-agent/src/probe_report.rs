@@ -41,6 +41,8 @@ pub struct ProbeReport {
     pub taking_over: bool,
     /// What the agent itself uses.
     pub cost: Option<CostReport>,
+    /// What keeps it within its budget.
+    pub governor: Option<GovernorReport>,
     /// Sentences an operator should read (accounting off, namespaces not readable, …).
     pub notices: Vec<String>,
 }
@@ -194,6 +196,26 @@ pub struct SinkLedger {
     pub closes: bool,
     /// emitted − delivered − lost − suppressed − queued.
     pub difference: i64,
+}
+
+/// What keeps the agent within its budget.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct GovernorReport {
+    /// `probe.cpu_budget`, in processors; 0: there is none.
+    pub cpu_budget: f64,
+    /// Processors used over the last ten seconds; `null` before that long is known.
+    pub cpu_usage: Option<f64>,
+    /// Steps taken.
+    pub level: u64,
+    /// What is not kept now, by the names of the steps.
+    pub shed: Vec<String>,
+}
+
+impl GovernorReport {
+    /// Whether a step is not taken.
+    pub fn keeps(&self, step: &str) -> bool {
+        !self.shed.iter().any(|name| name == step)
+    }
 }
 
 /// What the agent itself uses.

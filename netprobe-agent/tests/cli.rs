@@ -101,7 +101,7 @@ fn agent(name: &str, flows: Vec<Event>) -> Agent {
     });
     let origin = Origin::new("h", "b", "00f1e2d3c4b5a697");
     let recent = Recent::new(100, usize::MAX);
-    let metrics = Metrics::new(&MetricsConfig::default());
+    let metrics = Metrics::new(&MetricsConfig::default(), "boot".into());
     let service = Service {
         handle,
         metrics,

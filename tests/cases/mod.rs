@@ -12,6 +12,7 @@ mod nat;
 mod older;
 mod process;
 mod programs;
+mod prometheus;
 mod retransmit;
 mod ring;
 mod start;
@@ -185,6 +186,7 @@ pub(crate) fn all() -> Vec<Case> {
         start::CASES,
         stream::CASES,
         programs::CASES,
+        prometheus::CASES,
         whole::CASES,
     ] {
         cases.extend(topic.iter().map(|case| Case { ..*case }));

@@ -1,10 +1,14 @@
 //! What the API answers.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Event, probe_report::ProbeReport};
+use crate::{
+    event::{Event, Nanos},
+    metrics::{Destination, PairReport},
+    probe_report::{GovernorReport, ProbeReport},
+};
 
 /// Version of the API, in every JSON answer.
 pub const API_VERSION: &str = "v1";
@@ -68,4 +72,70 @@ pub struct ProbeAnswer {
     /// The report.
     #[serde(flatten)]
     pub report: ProbeReport,
+}
+
+/// Answer of `/metrics/network`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct NetworkAnswer {
+    /// Version of the API.
+    pub api_version: String,
+    /// Whether the last minutes of services and peers are kept: not while the governor sheds `windows`.
+    pub complete: bool,
+    /// One entry for each service, peer and side of the last five minutes.
+    pub pairs: Vec<PairReport>,
+    /// How full things are.
+    pub saturation: Saturation,
+}
+
+/// How full things are: what has a limit, and what was turned away at one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Saturation {
+    /// Share of the ring buffer in use, 0 to 1.
+    pub ring_fill: Option<f64>,
+    /// Connections dropped because an accept queue was full, by network namespace, since the namespace began.
+    pub listen_overflows: BTreeMap<String, u64>,
+    /// Tables with a limit, those whose entries are counted.
+    pub tables: Vec<Table>,
+}
+
+/// A table with a limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Table {
+    /// Name.
+    pub table: String,
+    /// Entries.
+    pub entries: u64,
+    /// Room for entries.
+    pub capacity: u64,
+}
+
+/// Answer of `/resilience/state`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ResilienceAnswer {
+    /// Version of the API.
+    pub api_version: String,
+    /// Run of the agent.
+    pub run: String,
+    /// Destinations of this host's clients in the last five minutes, the worst first. Empty while the governor sheds
+    /// `windows`.
+    pub destinations: Vec<Destination>,
+    /// Where the agent's events go.
+    pub targets: Vec<Target>,
+    /// What keeps the agent within its budget, and what it sheds for that.
+    pub governor: Option<GovernorReport>,
+}
+
+/// Where the agent's events go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Target {
+    /// Name.
+    pub target: String,
+    /// Whether the way there works: `closed`, `half_open` or `open`; `null` where there is no way that could break.
+    pub circuit: Option<String>,
+    /// Events on their way.
+    pub queued: u64,
+    /// Events lost.
+    pub lost: u64,
+    /// When something last arrived; `null` where nobody keeps that.
+    pub last_success: Option<Nanos>,
 }

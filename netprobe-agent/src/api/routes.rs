@@ -19,7 +19,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     access::{self, Access},
-    dto::{EventsAnswer, FlowsAnswer, Health, ProbeAnswer},
+    dto::{EventsAnswer, FlowsAnswer, Health, NetworkAnswer, ProbeAnswer, ResilienceAnswer},
     limits, openapi,
     openapi::{EventParameters, FlowParameters},
     operate,
@@ -66,6 +66,8 @@ pub(super) fn paths() -> OpenApiRouter<App> {
         .routes(routes!(live))
         .routes(routes!(ready))
         .routes(routes!(metrics))
+        .routes(routes!(network))
+        .routes(routes!(resilience))
         .routes(routes!(flows))
         .routes(routes!(events))
         .routes(routes!(probe))
@@ -148,8 +150,9 @@ fn health(health: Health) -> Response {
 
 /// Metrics for Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "metrics",
-    responses((status = 200, description = "Text 0.0.4, or OpenMetrics 1.0 when `Accept` prefers it",
-        content((String = "text/plain"), (String = "application/openmetrics-text"))), Problems))]
+    responses((status = 200, description = "Text 0.0.4, or OpenMetrics 1.0 or protobuf when `Accept` prefers it",
+        content((String = "text/plain"), (String = "application/openmetrics-text"),
+            (Vec<u8> = "application/vnd.google.protobuf"))), Problems))]
 async fn metrics(State(service): State<Arc<Service>>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
@@ -157,6 +160,20 @@ async fn metrics(State(service): State<Arc<Service>>, headers: HeaderMap) -> Res
         Ok(page) => ([(header::CONTENT_TYPE, format.media_type())], page).into_response(),
         Err(error) => error.into_response(),
     }
+}
+
+/// The last minutes of each service and peer: quantiles, rates, errors, saturation.
+#[utoipa::path(get, path = "/metrics/network", tag = "metrics",
+    responses((status = 200, description = "The last minutes", body = NetworkAnswer), Problems))]
+async fn network(State(service): State<Arc<Service>>) -> Response {
+    answer(service.network().await)
+}
+
+/// How destinations do, where the agent's own events go, and what it sheds.
+#[utoipa::path(get, path = "/resilience/state", tag = "read",
+    responses((status = 200, description = "The states", body = ResilienceAnswer), Problems))]
+async fn resilience(State(service): State<Arc<Service>>) -> Response {
+    answer(service.resilience().await)
 }
 
 /// Live flows, page by page.
@@ -222,7 +239,6 @@ impl IntoResponse for ServiceError {
         let status = match &self {
             ServiceError::Pipeline(_) => StatusCode::SERVICE_UNAVAILABLE,
             ServiceError::BadRequest(_) => StatusCode::BAD_REQUEST,
-            ServiceError::Render(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Problem::new(status, self.to_string()).into_response()
     }

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::dto::{API_VERSION, EventsAnswer, FlowsAnswer, Health, HealthCheck, ProbeAnswer};
+use super::dto::{
+    API_VERSION, EventsAnswer, FlowsAnswer, Health, HealthCheck, NetworkAnswer, ProbeAnswer,
+    ResilienceAnswer, Saturation, Table, Target,
+};
 use crate::{
     event::{Event, Nanos},
     filter::Filter,
@@ -65,8 +68,6 @@ pub(super) enum ServiceError {
     Pipeline(#[from] QueryError),
     #[error("{0}")]
     BadRequest(String),
-    #[error("metrics could not be written")]
-    Render(#[from] std::fmt::Error),
 }
 
 impl Service {
@@ -130,9 +131,49 @@ impl Service {
         Ok(report)
     }
 
-    pub(super) async fn scrape(&self, format: Format) -> Result<String, ServiceError> {
+    pub(super) async fn scrape(&self, format: Format) -> Result<Vec<u8>, ServiceError> {
         let report = self.report().await?;
-        Ok(self.metrics.render(Some(report), format)?)
+        Ok(self.metrics.render(Some(&report), format))
+    }
+
+    pub(super) async fn network(&self) -> Result<NetworkAnswer, ServiceError> {
+        let report = self.report().await?;
+        let tables = report.maps.into_iter().filter_map(|map| {
+            Some(Table {
+                table: map.name,
+                entries: map.entries?,
+                capacity: map.capacity,
+            })
+        });
+        Ok(NetworkAnswer {
+            api_version: API_VERSION.to_owned(),
+            complete: report.governor.is_none_or(|governor| governor.keeps("windows")),
+            pairs: self.metrics.network(),
+            saturation: Saturation {
+                ring_fill: report.ring.map(|ring| ring.fill),
+                listen_overflows: report.listen_overflows,
+                tables: tables.collect(),
+            },
+        })
+    }
+
+    pub(super) async fn resilience(&self) -> Result<ResilienceAnswer, ServiceError> {
+        let report = self.report().await?;
+        let sinks = report.ledger.into_iter().flat_map(|ledger| ledger.sinks);
+        let targets = sinks.map(|sink| Target {
+            target: sink.sink,
+            circuit: None,
+            queued: sink.queued,
+            lost: sink.lost.values().sum(),
+            last_success: None,
+        });
+        Ok(ResilienceAnswer {
+            api_version: API_VERSION.to_owned(),
+            run: self.run.to_string(),
+            destinations: self.metrics.destinations(),
+            targets: targets.collect(),
+            governor: report.governor,
+        })
     }
 
     pub(super) async fn flows(&self, listing: &Listing) -> Result<FlowsAnswer, ServiceError> {

@@ -14,10 +14,11 @@ use serde_json::Value;
 use super::*;
 use crate::{
     config::{ApiConfig, MetricsConfig, StreamConfig},
-    event::{Event, FlowState, Nanos, fixture},
+    event::{CloseReason, Event, Flow, FlowState, Nanos, fixture},
     fanout::{Fanout, Sink},
+    flow::delta::Observer as _,
     metrics::Metrics,
-    probe_report::{FactReport, ProbeReport},
+    probe_report::{FactReport, LedgerReport, MapReport, ProbeReport, SinkLedger},
     query::{self, FlowPage, Query},
     recent::Recent,
     stream::Gateway,
@@ -40,6 +41,7 @@ struct Api {
     folder: PathBuf,
     server: Option<Server>,
     fanout: Fanout,
+    metrics: Arc<Metrics>,
 }
 
 impl Drop for Api {
@@ -78,6 +80,18 @@ fn report(pipeline: Pipeline) -> ProbeReport {
             method,
             ..Default::default()
         }],
+        maps: vec![MapReport {
+            name: "flow_table".to_owned(),
+            entries: Some(1),
+            capacity: 10,
+        }],
+        ledger: Some(LedgerReport {
+            sinks: vec![SinkLedger {
+                sink: "recent".to_owned(),
+                ..SinkLedger::default()
+            }],
+            ..LedgerReport::default()
+        }),
         ..ProbeReport::default()
     }
 }
@@ -110,9 +124,10 @@ fn start_with(config: ApiConfig, pipeline: Pipeline) -> Api {
         }
     });
     let recent = Recent::new(50, usize::MAX);
+    let metrics = Metrics::new(&MetricsConfig::default(), fixture::origin().boot_id);
     let service = Service {
         handle,
-        metrics: Metrics::new(&MetricsConfig::default()),
+        metrics: metrics.clone(),
         recent: recent.clone(),
         stream: Gateway::new(
             recent.clone(),
@@ -139,6 +154,7 @@ fn start_with(config: ApiConfig, pipeline: Pipeline) -> Api {
         folder,
         server,
         fanout,
+        metrics,
     }
 }
 
@@ -228,6 +244,55 @@ fn serves_both_listeners() {
         (&json["api_version"], &json["facts"][0]["fact"]),
         (&"v1".into(), &"lifecycle".into())
     );
+}
+
+#[test]
+fn destinations_and_targets_have_states() {
+    let api = start("resilience", Pipeline::Answers { flows: 0 });
+    let mut event = fixture::flow();
+    event.flow = Some(Flow {
+        close_reason: Some(CloseReason::Refused),
+        ..Flow::new(FlowState::Failed)
+    });
+    for _ in 0..3 {
+        api.metrics.consume(&event);
+    }
+    let json = api.get("/resilience/state").json();
+    assert_eq!(
+        (&json["api_version"], &json["run"]),
+        (&"v1".into(), &(*event.run).into())
+    );
+    let destination = &json["destinations"][0];
+    assert_eq!(destination["peer"], "10.0.0.100:80");
+    assert_eq!(destination["state"], "failing");
+    assert_eq!(destination["evidence"]["refused"], 3);
+    assert_eq!(json["targets"][0]["target"], "recent");
+    assert_eq!(json["targets"][0]["circuit"], Value::Null);
+    let json = api.get("/metrics/network").json();
+    assert_eq!(
+        (&json["api_version"], &json["complete"]),
+        (&"v1".into(), &true.into())
+    );
+    let pair = &json["pairs"][0];
+    assert_eq!(
+        (&pair["peer"], &pair["role"]),
+        (&"10.0.0.100:80".into(), &"client".into())
+    );
+    let names: Vec<_> = pair["windows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|of| &of["window"])
+        .collect();
+    assert_eq!(names, ["10s", "1m", "5m"]);
+    let minute = &pair["windows"][1];
+    assert_eq!(minute["traffic"]["errors"]["refused"], 3);
+    assert_eq!(minute["traffic"]["error_ratio"], 1.0);
+    assert_eq!(minute["connect"], Value::Null);
+    assert_eq!(json["saturation"]["tables"][0]["table"], "flow_table");
+    // What is shed is said, not shown as nothing.
+    api.metrics.keep_detail(false);
+    assert_eq!(api.get("/metrics/network").json()["pairs"], Value::Array(vec![]));
 }
 
 #[test]

@@ -47,6 +47,9 @@ pub struct ProbeConfig {
     pub byte_check: bool,
     /// Whether BPF run statistics are switched on while the agent runs: cost per program, for some ns a run.
     pub statistics: bool,
+    /// Processors the agent may use, like 0.5: it sheds detail before it uses more. 0: as many as it takes.
+    #[serde(deserialize_with = "cpu_budget")]
+    pub cpu_budget: f64,
     /// For benchmarks: attach programs that return at once. Nothing is reported then.
     pub empty_programs: bool,
     /// Whether the BPF programs write debug lines into the log from the start. SIGUSR1 switches them on
@@ -69,9 +72,21 @@ impl Default for ProbeConfig {
             udp: true,
             byte_check: true,
             statistics: false,
+            cpu_budget: 0.5,
             empty_programs: false,
             kernel_log: false,
         }
+    }
+}
+
+fn cpu_budget<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let processors = f64::deserialize(deserializer)?;
+    if (0.0..=1024.0).contains(&processors) {
+        Ok(processors)
+    } else {
+        Err(serde::de::Error::custom(format_args!(
+            "a budget is 0 to 1024 processors, not {processors}"
+        )))
     }
 }
 

@@ -63,7 +63,7 @@ pub fn connection_id(boot_id: &str, cookie: u64) -> Arc<str> {
 
 /// Trace and span of a connection: bytes 0 to 15 and 16 to 23 of SHA-256 of its id, so every run of the agent
 /// that sees the connection gives it the same.
-pub(super) fn of_connection(connection_id: &str) -> (TraceId, SpanId) {
+pub fn of_connection(connection_id: &str) -> (TraceId, SpanId) {
     let hash = Sha256::digest(connection_id.as_bytes());
     let (mut trace, mut span) = ([0; 16], [0; 8]);
     trace.copy_from_slice(&hash[..16]);

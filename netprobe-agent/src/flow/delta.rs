@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::event::{FlowRole, Protocol};
+use crate::event::{FlowRole, Nanos, Protocol};
 
 /// Takes differences as they happen. The flow stage knows no sink; the composition root hands one of these in.
 pub trait Observer: Send + Sync {
@@ -12,6 +12,12 @@ pub trait Observer: Send + Sync {
     /// Moves a live flow: `(None, Some)` when it begins, `(Some, None)` when it ends, both when its service
     /// becomes known. The service given as `from` must be the one given as `to` before.
     fn move_active(&self, from: Option<(Option<&str>, FlowRole)>, to: Option<(Option<&str>, FlowRole)>);
+
+    /// Called every second, for what depends on time alone.
+    fn tick(&self) {}
+
+    /// Whether detail that costs is to be kept: windows of services and peers, exemplars.
+    fn keep_detail(&self, _keep: bool) {}
 }
 
 /// What a flow did since it was last observed.
@@ -21,6 +27,10 @@ pub struct FlowDelta<'a> {
     pub service: Option<&'a str>,
     /// What the application dialed, or the remote as a server's socket sees it.
     pub peer: Option<(IpAddr, u16)>,
+    /// Cookie of its socket, from which its trace is known.
+    pub cookie: Option<u64>,
+    /// When it began, with `established`.
+    pub started_at: Option<Nanos>,
     /// Transport.
     pub protocol: Protocol,
     /// Side.
@@ -53,6 +63,8 @@ impl FlowDelta<'_> {
         FlowDelta {
             service: None,
             peer: None,
+            cookie: None,
+            started_at: None,
             protocol,
             role,
             established: false,

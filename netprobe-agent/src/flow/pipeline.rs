@@ -1,6 +1,7 @@
 //! The one thread that drains, decodes, keeps the table and emits. It alone owns all of it; others ask by [`Query`].
 
 use std::{
+    borrow::Cow,
     collections::{BinaryHeap, HashMap},
     sync::{
         Arc,
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     config::Config,
     event::{Agent, AgentAction, Event, FlowState, Gap, GapScope, Severity},
-    flow::report::Reporter,
+    flow::{governor::Governor, report::Reporter},
     kernel::{
         debug::KernelLog,
         load::{Own, Probe},
@@ -86,6 +87,7 @@ pub struct Pipeline {
     /// Listed connections older than the agent that are not in the table yet.
     older: std::vec::IntoIter<Live>,
     next_translate: Instant,
+    governor: Governor,
 }
 
 impl Pipeline {
@@ -118,6 +120,7 @@ impl Pipeline {
             queries,
             reporter,
             kernel_log: Arc::new(AtomicBool::new(config.probe.kernel_log)),
+            governor: Governor::new(config.probe.cpu_budget),
             config,
             told: Vec::new(),
             surveyor: Surveyor::default(),
@@ -194,8 +197,22 @@ impl Pipeline {
         self.poll_udp(now);
         self.tell_losses();
         self.state.fanout.tick();
+        self.govern(now);
         self.log.switch(self.kernel_log.load(Ordering::Relaxed));
         self.log.flush();
+    }
+
+    /// Sheds detail before the budget is broken, and says so.
+    fn govern(&mut self, now_ns: u64) {
+        let Some(cost) = self.reporter.cost(self.probe.as_ref()) else {
+            return;
+        };
+        let spent = cost.cpu_seconds + cost.bpf_seconds.unwrap_or(0.0);
+        if let Some(message) = self.governor.observe(Duration::from_nanos(now_ns), spent) {
+            tracing::warn!(level = self.governor.level(), "{message}");
+            self.state.shed(self.governor.level());
+            self.tell(AgentAction::Notice, Severity::Warning, message.into());
+        }
     }
 
     fn poll_udp(&mut self, now_ns: u64) {
@@ -321,7 +338,9 @@ impl Pipeline {
     }
 
     fn report(&mut self) -> crate::probe_report::ProbeReport {
-        self.reporter.report(self.probe.as_ref(), &self.ring, &self.state)
+        let mut report = self.reporter.report(self.probe.as_ref(), &self.ring, &self.state);
+        report.governor = Some(self.governor.report());
+        report
     }
 
     /// Live flows in the order of a number that stays theirs.
@@ -387,12 +406,16 @@ impl Pipeline {
             AgentAction::Start => "the probe is attached",
             _ => "the probe is detached",
         };
+        self.tell(action, Severity::Info, message.into());
+    }
+
+    fn tell(&mut self, action: AgentAction, severity: Severity, message: Cow<'static, str>) {
         let agent = Agent {
             action,
             version: env!("CARGO_PKG_VERSION").into(),
-            message: Some(message.into()),
+            message: Some(message),
         };
-        let event = Event::agent(&self.state.maker.origin, Severity::Info, agent);
+        let event = Event::agent(&self.state.maker.origin, severity, agent);
         self.state.emit(event);
     }
 

@@ -23,6 +23,8 @@ pub struct Reporter {
     /// What an operator should read.
     pub notices: Vec<String>,
     started: Instant,
+    /// Whether the kernel counts the time of programs for the agent.
+    statistics: bool,
     facts: Vec<FactReport>,
     programs: Vec<ProgramReport>,
     capacities: BTreeMap<String, u32>,
@@ -32,11 +34,12 @@ pub struct Reporter {
 
 impl Reporter {
     /// A reporter for an attached probe.
-    pub fn new(kernel: KernelReport, probe: &Probe) -> Reporter {
+    pub fn new(kernel: KernelReport, probe: &Probe, statistics: bool) -> Reporter {
         Reporter {
             kernel,
             notices: Vec::new(),
             started: Instant::now(),
+            statistics,
             facts: probe.facts.clone(),
             programs: Vec::new(),
             capacities: maps(&probe.ebpf),
@@ -58,6 +61,15 @@ impl Reporter {
             None => stats::recursion_misses(&self.programs),
         };
         skipped_runs(count)
+    }
+
+    /// What the agent has used until now. Programs are asked only while their time is counted.
+    pub fn cost(&self, probe: Option<&Probe>) -> Option<CostReport> {
+        let programs = match probe {
+            Some(probe) if self.statistics => stats::programs(&probe.ebpf),
+            _ => Vec::new(),
+        };
+        cost(&programs)
     }
 
     /// The report of this moment.
@@ -84,6 +96,7 @@ impl Reporter {
             // The API adds its clients.
             stream: None,
             cost: cost(&self.programs),
+            governor: None,
             listen_overflows: self.listen_overflows.clone(),
             taking_over: state.is_taking_over(),
             notices: self.notices.clone(),
@@ -184,6 +197,8 @@ fn skipped_runs(count: u64) -> LossReport {
 fn own_counters(state: &State) -> BTreeMap<String, u64> {
     let (own, processes) = (&state.counters, state.processes.counters());
     [
+        ("events_shed", own.events_shed),
+        ("samples_shed", own.samples_shed),
         ("flow_table_full", own.table_full),
         ("forward_table_full", own.forwards_full),
         ("accepts_expired", own.accepts_expired),
@@ -210,10 +225,10 @@ fn cost(programs: &[ProgramReport]) -> Option<CostReport> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
     let ticks = rustix::param::clock_ticks_per_second();
-    let bpf_ns: Option<u64> = programs
+    let bpf_ns = programs
         .iter()
-        .map(|program| program.run_ns)
-        .reduce(|a, b| Some(a.unwrap_or(0) + b.unwrap_or(0)))?;
+        .filter_map(|program| program.run_ns)
+        .reduce(|a, b| a + b);
     Some(CostReport {
         cpu_seconds: (number(14)? + number(15)?) as f64 / ticks as f64,
         memory_bytes: number(24)? * rustix::param::page_size() as u64,

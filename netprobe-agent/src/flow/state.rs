@@ -20,6 +20,7 @@ use super::{
     ended::Ended,
     events::Maker,
     forward::{self, Forwards},
+    governor::STEPS,
     live::Live,
     losses::Losses,
     nat::NatTable,
@@ -56,6 +57,10 @@ pub struct StageCounters {
     pub vanished: u64,
     /// Records of connections that had ended.
     pub late_records: u64,
+    /// `open` and `update` events left out to stay within the budget.
+    pub events_shed: u64,
+    /// Samples left out to stay within the budget.
+    pub samples_shed: u64,
 }
 
 /// The flow table.
@@ -86,6 +91,8 @@ pub struct State {
     ended: Ended,
     /// While older connections are being listed.
     takeover: Option<Takeover>,
+    /// Steps the governor has taken, see [`STEPS`].
+    shed: usize,
     config: FlowConfig,
 }
 
@@ -109,6 +116,7 @@ impl State {
             accepts_given_up_ns: 0,
             ended: Ended::default(),
             takeover: None,
+            shed: 0,
             config: config.clone(),
         }
     }
@@ -145,10 +153,33 @@ impl State {
         self.accept_losses.read(accepts, now_ns);
     }
 
+    /// Leaves out what the first `steps` of [`STEPS`] name.
+    pub fn shed(&mut self, steps: usize) {
+        self.shed = steps;
+        self.observer.keep_detail(!self.sheds("windows"));
+    }
+
+    /// Whether a step was taken.
+    fn sheds(&self, step: &str) -> bool {
+        STEPS[..self.shed].iter().any(|(name, _)| *name == step)
+    }
+
+    /// Whether `open` and `update` events are told now.
+    fn tells(&self, state: FlowState) -> bool {
+        !self.sheds(if state == FlowState::Open {
+            "opens"
+        } else {
+            "updates"
+        })
+    }
+
     /// Emits what is due: `open` and `update` events.
     pub fn tick(&mut self, now_ns: u64) {
+        let tells = [FlowState::Open, FlowState::Update].map(|state| self.tells(state));
         for due in self.timers.take(now_ns) {
             let next = now_ns + self.config.update_every.0.as_nanos() as u64;
+            // What is shed as an `open` event is told as one later.
+            let told = |opened: bool| tells[usize::from(opened)];
             let event = match due {
                 Due::Flow(cookie, started_ns) => {
                     let Some(live) = self
@@ -158,13 +189,11 @@ impl State {
                     else {
                         continue;
                     };
-                    let state = if live.opened {
-                        FlowState::Update
-                    } else {
-                        FlowState::Open
-                    };
-                    live.opened = true;
-                    self.maker.live(live, state, now_ns)
+                    let state = next_state(live.opened);
+                    told(live.opened).then(|| {
+                        live.opened = true;
+                        self.maker.live(live, state, now_ns)
+                    })
                 }
                 Due::Forward(id, begun_ns) => {
                     let Some(flow) = self
@@ -174,16 +203,17 @@ impl State {
                     else {
                         continue;
                     };
-                    let state = if flow.opened {
-                        FlowState::Update
-                    } else {
-                        FlowState::Open
-                    };
-                    flow.opened = true;
-                    forward::event(&self.maker, flow, state, None, now_ns)
+                    let state = next_state(flow.opened);
+                    told(flow.opened).then(|| {
+                        flow.opened = true;
+                        forward::event(&self.maker, flow, state, None, now_ns)
+                    })
                 }
             };
-            self.fanout.emit(event);
+            match event {
+                Some(event) => drop(self.fanout.emit(event)),
+                None => self.counters.events_shed += 1,
+            }
             self.timers.set(next, due);
         }
     }
@@ -193,6 +223,7 @@ impl State {
         const ACCEPT_NS: u64 = 60_000_000_000;
         // Nobody waits in an accept queue for longer and is closed then.
         const LOSSES_NS: u64 = 3_600_000_000_000;
+        self.observer.tick();
         self.nat.expire(now_ns);
         // A list under way may still have what ended since: remember that as long.
         if self.takeover.is_none() {
@@ -255,6 +286,15 @@ impl State {
     /// Emits an event of another stage.
     pub fn emit(&mut self, event: Event) {
         self.fanout.emit(event);
+    }
+}
+
+/// What a live flow tells next: first that it is open.
+const fn next_state(opened: bool) -> FlowState {
+    if opened {
+        FlowState::Update
+    } else {
+        FlowState::Open
     }
 }
 

@@ -1,16 +1,17 @@
-//! Which values labels take: bounded, whatever the traffic.
+//! The label policy: which values labels take, bounded whatever the traffic.
 //!
-//! A value once admitted stays, and one once refused stays refused, so the series of a flow do not move under it.
-//! What is refused becomes [`OTHER`] and is counted in `netprobe_label_overflow_total`.
+//! A value is admitted while its label has room. One that has not been counted in for a while is released
+//! ([`Labels::release`]), and its place is free. What is refused becomes [`OTHER`] and is counted in
+//! `netprobe_label_overflow_total`; a service that is not in `metrics.services_only` becomes it too, uncounted: that
+//! is what was asked for.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
 use ipnet::IpNet;
-use prometheus_client::metrics::{counter::Counter, family::Family};
 
 use crate::{config::MetricsConfig, event::FlowRole};
 
@@ -18,9 +19,6 @@ use crate::{config::MetricsConfig, event::FlowRole};
 pub const OTHER: &str = "~other";
 /// Stands for a value that is not known.
 pub const UNKNOWN: &str = "~unknown";
-
-/// How often a bound was met, by label.
-pub(super) type Overflow = Family<[(&'static str, &'static str); 1], Counter>;
 
 /// Bounds that one decision met.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +45,7 @@ impl Bounds {
     }
 
     /// This bound, or none when the value was within it.
-    pub(super) const fn unless(self, within: bool) -> Bounds {
+    const fn unless(self, within: bool) -> Bounds {
         if within { Bounds(0) } else { self }
     }
 
@@ -56,9 +54,10 @@ impl Bounds {
     }
 }
 
-/// The bounded values of every label. Of each value asked for: the one to use, and whether it is that one.
+/// The bounded values of every label. Of each value asked for: the one to use, and the bounds met.
 #[derive(Debug)]
 pub(super) struct Labels {
+    services_only: BTreeSet<Arc<str>>,
     services: Bounded,
     errors: Bounded,
     methods: Bounded,
@@ -71,6 +70,11 @@ pub(super) struct Labels {
 impl Labels {
     pub(super) fn new(config: &MetricsConfig) -> Labels {
         Labels {
+            services_only: config
+                .services_only
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect(),
             services: Bounded::new(config.max_services),
             errors: Bounded::new(config.max_values),
             methods: Bounded::new(config.max_values),
@@ -81,16 +85,20 @@ impl Labels {
         }
     }
 
-    pub(super) fn service(&mut self, service: Option<&str>) -> (Arc<str>, bool) {
-        self.services.admit(service.unwrap_or(UNKNOWN))
+    pub(super) fn service(&mut self, service: Option<&str>) -> (Arc<str>, Bounds) {
+        let name = service.unwrap_or(UNKNOWN);
+        if !self.services_only.is_empty() && !self.services_only.contains(name) {
+            return (self.other.clone(), Bounds::default());
+        }
+        self.services.admit(name, Bounds::SERVICE)
     }
 
-    pub(super) fn error(&mut self, error: Option<&str>) -> (Arc<str>, bool) {
-        self.errors.admit(error.unwrap_or(""))
+    pub(super) fn error(&mut self, error: &str) -> (Arc<str>, Bounds) {
+        self.errors.admit(error, Bounds::ERROR)
     }
 
-    pub(super) fn method(&mut self, method: Option<&str>) -> (Arc<str>, bool) {
-        self.methods.admit(method.unwrap_or(""))
+    pub(super) fn method(&mut self, method: &str) -> (Arc<str>, Bounds) {
+        self.methods.admit(method, Bounds::METHOD)
     }
 
     /// The labels `service` and `peer` of a flow, and the bounds met.
@@ -100,8 +108,7 @@ impl Labels {
         peer: Option<(IpAddr, u16)>,
         role: FlowRole,
     ) -> (Arc<str>, Arc<str>, Bounds) {
-        let (service, within) = self.service(service);
-        let bounds = Bounds::SERVICE.unless(within);
+        let (service, bounds) = self.service(service);
         let (peer, within) = self.peers.name(peer, role);
         let bounds = bounds.and(Bounds::PEER.unless(within));
         let pair = (service, peer);
@@ -113,6 +120,19 @@ impl Labels {
             return (pair.0, pair.1, bounds);
         }
         (pair.0, self.other.clone(), bounds.and(Bounds::PAIR))
+    }
+
+    /// Keeps only values that are in use; the others' places are free. Errors and methods stay: they are few.
+    pub(super) fn release(
+        &mut self,
+        pairs: &HashSet<(Arc<str>, Arc<str>)>,
+        is_service: impl Fn(&Arc<str>) -> bool,
+    ) {
+        let peers: HashSet<&Arc<str>> = pairs.iter().map(|(_, peer)| peer).collect();
+        self.pairs.retain(|pair| pairs.contains(pair));
+        self.services.values.retain(is_service);
+        self.peers.addresses.retain(|_, name| peers.contains(name));
+        self.peers.networks.retain(|_, name| peers.contains(name));
     }
 }
 
@@ -133,17 +153,17 @@ impl Bounded {
         }
     }
 
-    /// The value to use, and whether it is the one asked for.
-    fn admit(&mut self, value: &str) -> (Arc<str>, bool) {
+    /// The value to use, and `bound` when it is not the one asked for.
+    fn admit(&mut self, value: &str, bound: Bounds) -> (Arc<str>, Bounds) {
         if let Some(known) = self.values.get(value) {
-            return (known.clone(), true);
+            return (known.clone(), Bounds::default());
         }
         if self.values.len() >= self.most {
-            return (self.other.clone(), false);
+            return (self.other.clone(), bound);
         }
         let value: Arc<str> = value.into();
         self.values.insert(value.clone());
-        (value, true)
+        (value, Bounds::default())
     }
 }
 

@@ -1,53 +1,35 @@
-//! Handles of the series that flows count in, so that the usual observation is one hash lookup and some additions.
+//! Where flows are counted, in plain numbers: from what a flow is to its pair in one hash look-up.
 //!
-//! What the labels of a flow are is decided in [`Labels`] alone. Its decisions are final (what was admitted stays
-//! admitted, what was refused stays refused), so they can be kept here. Families never drop a series, so handles can
-//! be kept too; each is made when it is first counted in, since a series without an observation is not to be on the
-//! page. A bound met is counted with every observation, kept or not.
+//! What the labels of a flow are is decided in [`Labels`] alone. A decision stands until its values are released, so
+//! it can be kept here; releasing forgets all of them. A bound met is counted with every observation, kept or not.
+//!
+//! A series that nothing was counted in for `metrics.idle_after` leaves the page. What it stood at is remembered, for
+//! as many pairs as there may be: when it comes back, it goes on from there, as a counter must.
 
 use std::{
+    collections::HashSet,
     hash::BuildHasher,
     net::{IpAddr, Ipv6Addr},
+    num::NonZeroUsize,
     sync::Arc,
 };
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
-use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
+use lru::LruCache;
 
-use super::labels::{Bounds, Labels, OTHER, Overflow, UNKNOWN};
-use crate::event::{FlowRole, NatStatus};
+use super::{
+    histogram::Histogram,
+    labels::{Bounds, Labels},
+    pair::{Key, Pair, Totals},
+    window::Window,
+};
+use crate::{
+    config::MetricsConfig,
+    event::{FlowRole, NatStatus},
+};
 
 /// Decisions kept at most; past it all are forgotten and taken again. A busy host talks to fewer peers at a time.
 const MAX_ROUTES: usize = 4096;
-
-/// The series of one pair of `service` and `peer`.
-#[derive(Debug)]
-pub(super) struct Pair {
-    pub(super) service: Arc<str>,
-    pub(super) peer: Arc<str>,
-    /// Of clients and of servers.
-    pub(super) sides: [Side; 2],
-    /// Sent and received, as everywhere below.
-    pub(super) tcp_bytes: [Option<Counter>; 2],
-    pub(super) udp_bytes: [Option<Counter>; 2],
-    pub(super) udp_datagrams: [Option<Counter>; 2],
-    pub(super) rtt: Option<Histogram>,
-    pub(super) retransmits: Option<Counter>,
-    pub(super) timeouts: Option<Counter>,
-    pub(super) accept_wait: Option<Histogram>,
-}
-
-/// The series that tell clients and servers apart.
-#[derive(Debug, Default)]
-pub(super) struct Side {
-    pub(super) connects: Option<Counter>,
-    pub(super) connect_duration: Option<Histogram>,
-}
-
-/// Index of what tells clients and servers apart. Forwarded connections have no such series.
-pub(super) const fn side(role: FlowRole) -> usize {
-    matches!(role, FlowRole::Server) as usize
-}
 
 /// What decides the labels of a flow, and the decision.
 #[derive(Debug)]
@@ -59,73 +41,76 @@ struct Route {
     bounds: Bounds,
 }
 
-/// Handles by a name that is itself bounded; those of every refused name come first.
-#[derive(Debug)]
-struct Named<T> {
-    index: HashMap<Arc<str>, usize>,
-    list: Vec<T>,
+/// What is counted of a service alone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OfService {
+    /// Live connections of clients and of servers; `None`: there never was one.
+    pub(super) active: [Option<i64>; 2],
+    pub(super) accept_wait: Option<Box<Histogram>>,
 }
 
-impl<T: Default> Default for Named<T> {
-    fn default() -> Self {
-        Named {
-            index: HashMap::new(),
-            list: vec![T::default()],
-        }
-    }
+/// What is counted of the host.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OfHost {
+    pub(super) syn_retransmits: u64,
+    /// Reset by this side, by the other.
+    pub(super) resets: [u64; 2],
+    pub(super) forwarded_active: i64,
+    /// By method, then by status.
+    pub(super) nat_lookups: Vec<(Arc<str>, [u64; NatStatus::ALL.len()])>,
+    /// In the order of [`Bounds::NAMES`].
+    pub(super) overflows: [u64; Bounds::NAMES.len()],
 }
 
-impl<T: Default> Named<T> {
-    /// The handles of a name, and whether it was admitted. `admit` gives its label, and whether that is the name.
-    fn of(&mut self, name: &str, admit: impl FnOnce() -> (Arc<str>, bool)) -> (&mut T, bool) {
-        let at = match self.index.get(name) {
-            Some(at) => *at,
-            None => match admit() {
-                (label, true) => {
-                    self.list.push(T::default());
-                    self.index.insert(label, self.list.len() - 1);
-                    self.list.len() - 1
-                }
-                (_, false) => 0,
-            },
-        };
-        (&mut self.list[at], at != 0)
-    }
+/// The last five minutes of the host.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Windows {
+    pub(super) connect: Window,
+    pub(super) rtt: Window,
+    pub(super) accept_wait: Window,
 }
 
-/// Every decision and handle.
+/// Everything counted.
 #[derive(Debug)]
 pub(super) struct Series {
-    pub(super) labels: Labels,
-    overflow: Overflow,
-    /// Handles of `overflow`, in the order of [`Bounds::NAMES`].
-    overflows: [Option<Counter>; Bounds::NAMES.len()],
+    labels: Labels,
     hasher: DefaultHashBuilder,
     routes: HashTable<Route>,
-    pair_index: HashMap<(Arc<str>, Arc<str>), usize>,
-    pairs: Vec<Pair>,
-    active: Named<[Option<Gauge>; 2]>,
-    nat_lookups: Named<[Option<Counter>; NatStatus::ALL.len()]>,
-    /// Reset by this side, by the other.
-    pub(super) resets: [Option<Counter>; 2],
-    /// Label of a connect without an error; decided at the first.
-    no_error: Option<(Arc<str>, Bounds)>,
+    pair_index: HashMap<Key, usize>,
+    pub(super) pairs: Vec<Pair>,
+    retired: LruCache<Key, Totals>,
+    service_index: HashMap<Arc<str>, usize>,
+    pub(super) services: Vec<(Arc<str>, OfService)>,
+    retired_services: LruCache<Arc<str>, OfService>,
+    pub(super) host: OfHost,
+    pub(super) windows: Windows,
+    /// Windows of pairs and exemplars are kept.
+    pub(super) detail: bool,
+    idle_ms: u64,
+    min_age_ms: u64,
+    /// A bound was met since the last sweep.
+    pressed: bool,
 }
 
 impl Series {
-    pub(super) fn new(labels: Labels, overflow: Overflow) -> Series {
+    pub(super) fn new(config: &MetricsConfig) -> Series {
+        let room = |most| NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
         Series {
-            labels,
-            overflow,
-            overflows: Default::default(),
+            labels: Labels::new(config),
             hasher: DefaultHashBuilder::default(),
             routes: HashTable::new(),
             pair_index: HashMap::new(),
             pairs: Vec::new(),
-            active: Named::default(),
-            nat_lookups: Named::default(),
-            resets: Default::default(),
-            no_error: None,
+            retired: LruCache::new(room(config.max_pairs)),
+            service_index: HashMap::new(),
+            services: Vec::new(),
+            retired_services: LruCache::new(room(config.max_services)),
+            host: OfHost::default(),
+            windows: Windows::default(),
+            detail: true,
+            idle_ms: config.idle_after.0.as_millis() as u64,
+            min_age_ms: config.min_age.0.as_millis() as u64,
+            pressed: false,
         }
     }
 
@@ -135,6 +120,7 @@ impl Series {
         service: Option<&str>,
         peer: Option<(IpAddr, u16)>,
         role: FlowRole,
+        now_ms: u64,
     ) -> &mut Pair {
         // Servers' peers are not told apart by port: each connection has another.
         let peer = peer.map(|(address, port)| (address, if role == FlowRole::Client { port } else { 0 }));
@@ -147,7 +133,9 @@ impl Series {
             None => self.decide(hash, service, peer, role),
         };
         self.note(bounds);
-        &mut self.pairs[at]
+        let pair = &mut self.pairs[at];
+        pair.seen_ms = now_ms;
+        pair
     }
 
     fn decide(
@@ -166,14 +154,18 @@ impl Series {
                 name.into()
             }
         });
-        let pairs = &mut self.pairs;
-        let at = *self
-            .pair_index
-            .entry((service_label.clone(), peer_label.clone()))
-            .or_insert_with(|| {
-                pairs.push(Pair::new(service_label, peer_label));
-                pairs.len() - 1
-            });
+        let Series {
+            pairs,
+            pair_index,
+            retired,
+            ..
+        } = self;
+        let key = (service_label, peer_label);
+        let at = *pair_index.entry(key).or_insert_with_key(|key| {
+            let totals = retired.pop(key).unwrap_or_default();
+            pairs.push(Pair::new(key.clone(), totals));
+            pairs.len() - 1
+        });
         if self.routes.len() >= MAX_ROUTES {
             self.routes.clear();
         }
@@ -191,90 +183,113 @@ impl Series {
         (at, bounds)
     }
 
-    /// The gauge of live flows of a service, made by `make` from its label.
-    pub(super) fn active(
-        &mut self,
-        service: Option<&str>,
-        role: FlowRole,
-        make: impl FnOnce(Arc<str>) -> Gauge,
-    ) -> &Gauge {
-        let name = service.unwrap_or(UNKNOWN);
-        let labels = &mut self.labels;
-        let (gauges, admitted) = self.active.of(name, || labels.service(service));
-        if !admitted {
-            count(&mut self.overflows, &self.overflow, Bounds::SERVICE);
+    /// Keeps windows of pairs and exemplars, or not; what is half kept would mislead.
+    pub(super) fn keep_detail(&mut self, keep: bool) {
+        self.detail = keep;
+        if !keep {
+            self.pairs
+                .iter_mut()
+                .for_each(|pair| pair.recent = Default::default());
         }
-        let label = if admitted { name } else { OTHER };
-        gauges[side(role)].get_or_insert_with(|| make(label.into()))
     }
 
-    /// The counter of what was found out about translation, made by `make` from the label of the method.
-    pub(super) fn nat_lookups(
-        &mut self,
-        status: NatStatus,
-        method: Option<&str>,
-        make: impl FnOnce(Arc<str>) -> Counter,
-    ) -> &Counter {
-        let name = method.unwrap_or("");
-        let labels = &mut self.labels;
-        let (counters, admitted) = self.nat_lookups.of(name, || labels.method(method));
-        if !admitted {
-            count(&mut self.overflows, &self.overflow, Bounds::METHOD);
+    /// What is counted of a service, by its name or by the label it was given.
+    pub(super) fn service(&mut self, name: &str) -> &mut OfService {
+        if let Some(at) = self.service_index.get(name) {
+            return &mut self.services[*at].1;
         }
-        let label = if admitted { name } else { OTHER };
-        counters[status as usize].get_or_insert_with(|| make(label.into()))
+        let (label, bounds) = self.labels.service(Some(name));
+        self.note(bounds);
+        let Series {
+            services,
+            service_index,
+            retired_services,
+            ..
+        } = self;
+        let at = *service_index.entry(label).or_insert_with_key(|label| {
+            let of = retired_services.pop(label).unwrap_or_default();
+            services.push((label.clone(), of));
+            services.len() - 1
+        });
+        &mut self.services[at].1
+    }
+
+    /// Counts what was found out about translation.
+    pub(super) fn count_nat(&mut self, status: NatStatus, method: Option<&str>) {
+        let method = method.unwrap_or("");
+        let known = self
+            .host
+            .nat_lookups
+            .iter()
+            .position(|(known, _)| **known == *method);
+        let at = known.unwrap_or_else(|| {
+            let (label, bounds) = self.labels.method(method);
+            self.note(bounds);
+            let list = &mut self.host.nat_lookups;
+            list.iter()
+                .position(|(known, _)| *known == label)
+                .unwrap_or_else(|| {
+                    list.push((label, Default::default()));
+                    list.len() - 1
+                })
+        });
+        self.host.nat_lookups[at].1[status as usize] += 1;
     }
 
     /// The label of an error.
     pub(super) fn error(&mut self, error: &str) -> Arc<str> {
-        let (label, within) = self.labels.error(Some(error));
-        self.note(Bounds::ERROR.unless(within));
-        label
-    }
-
-    /// The label of no error.
-    pub(super) fn no_error(&mut self) -> Arc<str> {
-        let labels = &mut self.labels;
-        let (label, bounds) = self.no_error.get_or_insert_with(|| {
-            let (label, within) = labels.error(None);
-            (label, Bounds::ERROR.unless(within))
-        });
-        let (label, bounds) = (label.clone(), *bounds);
+        let (label, bounds) = self.labels.error(error);
         self.note(bounds);
         label
     }
 
     fn note(&mut self, bounds: Bounds) {
-        if bounds != Bounds::default() {
-            count(&mut self.overflows, &self.overflow, bounds);
+        if bounds == Bounds::default() {
+            return;
+        }
+        self.pressed = true;
+        for ((bound, _), count) in Bounds::NAMES.iter().zip(&mut self.host.overflows) {
+            *count += u64::from(bounds.contains(*bound));
         }
     }
-}
 
-impl Pair {
-    fn new(service: Arc<str>, peer: Arc<str>) -> Pair {
-        Pair {
-            service,
-            peer,
-            sides: Default::default(),
-            tcp_bytes: Default::default(),
-            udp_bytes: Default::default(),
-            udp_datagrams: Default::default(),
-            rtt: None,
-            retransmits: None,
-            timeouts: None,
-            accept_wait: None,
+    /// Drops what no window reaches, and takes series off the page that nothing was counted in for long.
+    pub(super) fn sweep(&mut self, now_ms: u64) {
+        for pair in &mut self.pairs {
+            pair.forget(now_ms);
         }
-    }
-}
-
-fn count(handles: &mut [Option<Counter>; Bounds::NAMES.len()], overflow: &Overflow, bounds: Bounds) {
-    for ((bound, label), handle) in Bounds::NAMES.iter().zip(handles) {
-        if bounds.contains(*bound) {
-            handle
-                .get_or_insert_with(|| overflow.get_or_create_owned(&[("label", label)]))
-                .inc();
+        let limit = if std::mem::take(&mut self.pressed) {
+            self.min_age_ms.min(self.idle_ms)
+        } else {
+            self.idle_ms
+        };
+        let is_idle = |pair: &Pair| now_ms.saturating_sub(pair.seen_ms) >= limit;
+        if !self.pairs.iter().any(is_idle) {
+            return;
         }
+        let (idle, kept) = std::mem::take(&mut self.pairs).into_iter().partition(is_idle);
+        self.pairs = kept;
+        for Pair { key, totals, .. } in idle {
+            self.retired.put(key, totals);
+        }
+        let numbered = self.pairs.iter().enumerate();
+        self.pair_index = numbered.map(|(at, pair)| (pair.key.clone(), at)).collect();
+        self.routes.clear();
+        let keys: HashSet<Key> = self.pair_index.keys().cloned().collect();
+        let in_pairs: HashSet<&Arc<str>> = keys.iter().map(|(service, _)| service).collect();
+        let is_idle = |(name, of): &(Arc<str>, OfService)| {
+            !in_pairs.contains(name) && of.active.iter().all(|active| active.unwrap_or(0) == 0)
+        };
+        let (idle, kept) = std::mem::take(&mut self.services).into_iter().partition(is_idle);
+        self.services = kept;
+        for (name, of) in idle {
+            self.retired_services.put(name, of);
+        }
+        let numbered = self.services.iter().enumerate();
+        self.service_index = numbered.map(|(at, (name, _))| (name.clone(), at)).collect();
+        self.labels.release(&keys, |name| {
+            in_pairs.contains(name) || self.service_index.contains_key(name)
+        });
     }
 }
 

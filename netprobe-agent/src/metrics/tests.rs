@@ -14,7 +14,11 @@ use crate::{
 };
 
 fn metrics() -> Arc<Metrics> {
-    Metrics::new(&MetricsConfig::default())
+    with(&MetricsConfig::default())
+}
+
+fn with(config: &MetricsConfig) -> Arc<Metrics> {
+    Metrics::new(config, fixture::origin().boot_id)
 }
 
 fn address(last: u16) -> IpAddr {
@@ -29,7 +33,11 @@ fn client(peer: (IpAddr, u16)) -> FlowDelta<'static> {
 }
 
 fn page(metrics: &Metrics) -> String {
-    metrics.render(None, Format::Text).unwrap()
+    render(metrics, None, Format::Text)
+}
+
+fn render(metrics: &Metrics, report: Option<&ProbeReport>, format: Format) -> String {
+    String::from_utf8(metrics.render(report, format)).unwrap()
 }
 
 /// The value of a series, by its name with labels as written.
@@ -78,11 +86,11 @@ fn deltas_add_up_and_final_events_count_once() {
             1.0,
         ),
         (
-            format!("netprobe_tcp_connect_duration_seconds_bucket{{le=\"0.00005\",{pair},role=\"client\"}}"),
+            format!("netprobe_tcp_connect_duration_seconds_bucket{{{pair},role=\"client\",le=\"5e-05\"}}"),
             0.0,
         ),
         (
-            format!("netprobe_tcp_connect_duration_seconds_bucket{{le=\"0.0001\",{pair},role=\"client\"}}"),
+            format!("netprobe_tcp_connect_duration_seconds_bucket{{{pair},role=\"client\",le=\"0.0001\"}}"),
             1.0,
         ),
         (format!("netprobe_tcp_rtt_seconds_sum{{{pair}}}"), 0.3),
@@ -175,10 +183,10 @@ fn peers_are_named_by_the_rule() {
     config
         .peers
         .insert("192.0.2.7/32".parse().unwrap(), "mail".to_owned());
-    let metrics = Metrics::new(&config);
+    let metrics = with(&config);
     let name = |address: &str, port: u16, role: FlowRole| {
         let peer = Some((address.parse().unwrap(), port));
-        metrics.series().pair(Some("s"), peer, role).peer.to_string()
+        metrics.series().pair(Some("s"), peer, role, 0).key.1.to_string()
     };
     use FlowRole::{Client, Server};
     for (address, port, role, expected) in [
@@ -195,7 +203,7 @@ fn peers_are_named_by_the_rule() {
     ] {
         assert_eq!(name(address, port, role), expected, "{address}:{port}");
     }
-    assert_eq!(&*metrics.series().pair(Some("s"), None, Client).peer, UNKNOWN);
+    assert_eq!(&*metrics.series().pair(Some("s"), None, Client, 0).key.1, UNKNOWN);
     assert_eq!(
         value(&page(&metrics), "netprobe_label_overflow_total{label=\"peer\"}"),
         Some(3.0)
@@ -210,7 +218,7 @@ fn series_stay_bounded_whatever_the_traffic() {
         max_values: 3,
         ..MetricsConfig::default()
     };
-    let metrics = Metrics::new(&config);
+    let metrics = with(&config);
     let total = |metrics: &Metrics| {
         page(metrics)
             .lines()
@@ -257,7 +265,7 @@ fn kept_decisions_are_the_decisions() {
         max_pairs: 60,
         ..MetricsConfig::default()
     };
-    let metrics = Metrics::new(&config);
+    let metrics = with(&config);
     let mut labels = labels::Labels::new(&config);
     let mut met = BTreeMap::new();
     // Past the number of decisions kept, and back to the first.
@@ -274,12 +282,8 @@ fn kept_decisions_are_the_decisions() {
                 *met.entry(*name).or_insert(0.0) += 1.0;
             }
             let mut series = metrics.series();
-            let pair = series.pair(service, peer, role);
-            assert_eq!(
-                (&pair.service, &pair.peer),
-                (&service_label, &peer_label),
-                "{index}"
-            );
+            let pair = series.pair(service, peer, role, 0);
+            assert_eq!(pair.key, (service_label, peer_label), "{index}");
         }
     }
     let page = page(&metrics);
@@ -300,8 +304,8 @@ fn refused_names_share_a_series() {
         max_values: 1,
         ..MetricsConfig::default()
     };
-    let metrics = Metrics::new(&config);
-    for service in ["a", "b", "c", "a", OTHER] {
+    let metrics = with(&config);
+    for service in ["a", "b", "c", "a"] {
         metrics.move_active(None, Some((Some(service), FlowRole::Server)));
         let mut event = fixture::flow();
         event.nat.as_mut().unwrap().method = Some(service.to_owned().into());
@@ -310,11 +314,11 @@ fn refused_names_share_a_series() {
     let page = page(&metrics);
     for (series, expected) in [
         ("tcp_connections_active{service=\"a\",role=\"server\"}", 2.0),
-        ("tcp_connections_active{service=\"~other\",role=\"server\"}", 3.0),
+        ("tcp_connections_active{service=\"~other\",role=\"server\"}", 2.0),
         ("nat_lookups_total{result=\"snat+dnat\",method=\"a\"}", 2.0),
-        ("nat_lookups_total{result=\"snat+dnat\",method=\"~other\"}", 3.0),
-        ("label_overflow_total{label=\"service\"}", 3.0),
-        ("label_overflow_total{label=\"method\"}", 3.0),
+        ("nat_lookups_total{result=\"snat+dnat\",method=\"~other\"}", 2.0),
+        ("label_overflow_total{label=\"service\"}", 2.0),
+        ("label_overflow_total{label=\"method\"}", 2.0),
     ] {
         assert_eq!(
             value(&page, &format!("netprobe_{series}")),
@@ -322,6 +326,118 @@ fn refused_names_share_a_series() {
             "{series}"
         );
     }
+}
+
+/// A series leaves when nothing was counted in it for long, sooner when a bound was met, and goes on where it stood.
+#[test]
+fn idle_series_leave_and_come_back_where_they_stood() {
+    let config = MetricsConfig {
+        max_peers: 2,
+        max_peer_networks: 0,
+        ..MetricsConfig::default()
+    };
+    let (idle, min_age) = (3_600_000, 600_000);
+    let mut series = series::Series::new(&config);
+    let count = |series: &mut series::Series, peer: u16, now_ms: u64| {
+        let mut delta = client((address(peer), 80));
+        (delta.bytes_sent, delta.established, delta.connect_seconds) = (10, true, Some(1e-3));
+        series.observe(&delta, now_ms, "boot");
+    };
+    let shown = |series: &series::Series, peer: &str| {
+        let mut page = text::TextPage::new(false);
+        series.snapshot(0).write(&mut page);
+        let page = page.finish();
+        let of = |name: &str| {
+            value(
+                &page,
+                &format!(
+                    "netprobe_{name}{{service=\"curl\",peer=\"{peer}\",{}}}",
+                    if name.ends_with("count") {
+                        "role=\"client\""
+                    } else {
+                        "direction=\"sent\""
+                    }
+                ),
+            )
+        };
+        (of("tcp_bytes_total"), of("tcp_connect_duration_seconds_count"))
+    };
+    count(&mut series, 1, 0);
+    count(&mut series, 2, 1000);
+    count(&mut series, 2, idle);
+    series.sweep(idle - 1);
+    assert_eq!(shown(&series, "192.0.0.1:80"), (Some(10.0), Some(1.0)));
+    series.sweep(idle);
+    assert_eq!(shown(&series, "192.0.0.1:80"), (None, None));
+    assert_eq!(shown(&series, "192.0.0.2:80"), (Some(20.0), Some(2.0)));
+    count(&mut series, 1, idle + 1);
+    assert_eq!(shown(&series, "192.0.0.1:80"), (Some(20.0), Some(2.0)));
+    // No room for a third: what is idle for long enough makes way.
+    count(&mut series, 3, idle + min_age - 1);
+    assert_eq!(shown(&series, OTHER), (Some(10.0), Some(1.0)));
+    series.sweep(idle + min_age);
+    assert_eq!(shown(&series, "192.0.0.2:80"), (None, None));
+    count(&mut series, 3, idle + min_age);
+    assert_eq!(shown(&series, "192.0.0.3:80"), (Some(10.0), Some(1.0)));
+    assert_eq!(shown(&series, OTHER), (Some(10.0), Some(1.0)));
+}
+
+#[test]
+fn services_not_on_the_list_are_others_and_no_overflow() {
+    let metrics = with(&MetricsConfig {
+        services_only: vec!["nginx".to_owned()],
+        ..MetricsConfig::default()
+    });
+    for service in ["nginx", "curl"] {
+        metrics.move_active(None, Some((Some(service), FlowRole::Client)));
+    }
+    let page = page(&metrics);
+    let active = series(&page, "netprobe_tcp_connections_active");
+    assert_eq!(active.len(), 2, "{active:?}");
+    assert!(
+        active.iter().any(|line| line.contains("service=\"~other\"")),
+        "{active:?}"
+    );
+    assert!(!page.contains("label_overflow"), "{page}");
+}
+
+/// The same flows give the same page, whatever the order in which they come.
+#[test]
+fn two_runs_agree() {
+    let run = |order: &mut dyn Iterator<Item = u16>| {
+        let metrics = metrics();
+        for index in order {
+            let mut delta = client((address(index % 50), 80));
+            (delta.bytes_sent, delta.established) = (u64::from(index), true);
+            delta.connect_seconds = Some(f64::from(index) * 1.7e-5);
+            delta.rtt_seconds = Some(f64::from(index) * 0.3e-5);
+            metrics.observe_flow(&delta);
+        }
+        page(&metrics)
+    };
+    let page = run(&mut (0..5000));
+    assert_eq!(page, run(&mut (0..5000).rev()));
+    assert!(page.lines().count() > 2000);
+}
+
+/// Exemplars carry the trace of the flow's own events; text 0.0.4 knows none.
+#[test]
+fn exemplars_lead_to_the_events() {
+    let metrics = metrics();
+    let boot_id = fixture::origin().boot_id;
+    let mut delta = client((address(1), 80));
+    (delta.connect_seconds, delta.cookie) = (Some(0.003), Some(77));
+    metrics.observe_flow(&delta);
+    let mut event = fixture::flow();
+    event.flow = Some(Flow::new(FlowState::Failed));
+    metrics.consume(&event);
+    let open = render(&metrics, None, Format::OpenMetrics);
+    let trace = crate::event::of_connection(&format!("{boot_id}-77")).0;
+    let exemplar = format!(",le=\"0.005\"}} 1 # {{trace_id=\"{trace}\"}} 0.003 ");
+    assert_eq!(open.matches(&exemplar).count(), 1, "{open}");
+    let exemplar = format!("error_type=\"\"}} 1 # {{trace_id=\"{}\"}} 1 ", event.trace_id);
+    assert_eq!(open.matches(&exemplar).count(), 1, "{open}");
+    assert!(!page(&metrics).contains("trace_id"));
 }
 
 fn full_report() -> ProbeReport {
@@ -388,6 +504,11 @@ fn full_report() -> ProbeReport {
             ("flow_table_full".to_owned(), 6),
         ]),
         listen_overflows: counts("4026531840"),
+        stream: Some(StreamReport::default()),
+        governor: Some(GovernorReport {
+            cpu_usage: Some(0.25),
+            ..GovernorReport::default()
+        }),
         cost: Some(CostReport {
             cpu_seconds: 1.5,
             memory_bytes: 1 << 20,
@@ -421,6 +542,13 @@ fn full() -> Arc<Metrics> {
         metrics.observe_flow(&delta);
         metrics.move_active(None, Some((Some("curl"), role)));
     }
+    // Failed, and tried again.
+    for _ in 0..2 {
+        let mut event = fixture::flow();
+        event.flow = Some(Flow::new(FlowState::Failed));
+        event.elapsed_ms = Some(0.0);
+        metrics.consume(&event);
+    }
     for (state, reason) in [
         (FlowState::Failed, CloseReason::Timeout),
         (FlowState::Closed, CloseReason::ResetLocal),
@@ -432,17 +560,13 @@ fn full() -> Arc<Metrics> {
         });
         metrics.consume(&event);
     }
-    metrics
-        .families
-        .label_overflow
-        .get_or_create(&[("label", "peer")])
-        .inc();
+    metrics.series().host.overflows[1] += 1;
     metrics
 }
 
 #[test]
 fn every_family_of_the_contract_is_on_the_page() {
-    let page = full().render(Some(full_report()), Format::Text).unwrap();
+    let page = render(&full(), Some(&full_report()), Format::Text);
     for name in [
         "tcp_connects_total",
         "tcp_connect_duration_seconds",
@@ -453,6 +577,8 @@ fn every_family_of_the_contract_is_on_the_page() {
         "tcp_syn_retransmits_total",
         "tcp_resets_total",
         "tcp_timeouts_total",
+        "tcp_connect_retries_total",
+        "window_latency_seconds",
         "tcp_accept_wait_seconds",
         "listen_overflows_total",
         "nat_lookups_total",
@@ -478,6 +604,9 @@ fn every_family_of_the_contract_is_on_the_page() {
         "label_overflow_total",
         "agent_cpu_seconds_total",
         "agent_memory_bytes",
+        "agent_cpu_usage",
+        "agent_cpu_budget",
+        "governor_level",
         "build_info",
     ] {
         assert_eq!(
@@ -500,7 +629,7 @@ fn every_family_of_the_contract_is_on_the_page() {
         value(&page, "netprobe_probe_attached{fact=\"accept\",method=\"none\"}"),
         Some(0.0)
     );
-    let open = full().render(Some(full_report()), Format::OpenMetrics).unwrap();
+    let open = render(&full(), Some(&full_report()), Format::OpenMetrics);
     assert!(open.ends_with("# EOF\n") && open.matches("# EOF").count() == 1);
     assert!(
         open.contains("# TYPE netprobe_build info\n") && page.contains("# TYPE netprobe_build_info gauge\n")
@@ -509,7 +638,7 @@ fn every_family_of_the_contract_is_on_the_page() {
 
 #[test]
 fn promtool_finds_the_page_clean() {
-    let page = full().render(Some(full_report()), Format::Text).unwrap();
+    let page = render(&full(), Some(&full_report()), Format::Text);
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -524,33 +653,8 @@ fn promtool_finds_the_page_clean() {
 }
 
 #[test]
-fn the_form_is_what_the_client_prefers() {
-    for (accept, format) in [
-        (None, Format::Text),
-        (Some("*/*"), Format::Text),
-        (Some("text/plain"), Format::Text),
-        (Some("application/openmetrics-text"), Format::OpenMetrics),
-        // What Prometheus 2.42 sends.
-        (
-            Some(
-                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-            ),
-            Format::OpenMetrics,
-        ),
-        (
-            Some("application/openmetrics-text;q=0.2,text/plain;q=0.9"),
-            Format::Text,
-        ),
-        (Some("application/openmetrics-text;q=0"), Format::Text),
-        (Some("application/json"), Format::Text),
-    ] {
-        assert_eq!(Format::negotiate(accept), format, "{accept:?}");
-    }
-}
-
-#[test]
 fn the_documentation_lists_every_family_and_no_other() {
-    let page = full().render(Some(full_report()), Format::Text).unwrap();
+    let page = render(&full(), Some(&full_report()), Format::Text);
     let mut families: Vec<_> = page
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())

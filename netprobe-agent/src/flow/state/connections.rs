@@ -78,6 +78,10 @@ impl State {
         if self.is_late(record) || self.is_full(record.cookie) {
             return;
         }
+        if self.skips(record) {
+            self.counters.samples_shed += 1;
+            return;
+        }
         if !self.table.contains_key(&record.cookie) {
             let live = self.first_seen(record);
             self.observer
@@ -97,6 +101,16 @@ impl State {
         }
         self.observe(&live, delta);
         self.table.insert(record.cookie, live);
+    }
+
+    /// Whether a sample is left out to stay within the budget: its totals are in the next one, too.
+    fn skips(&self, record: &FlowRecord) -> bool {
+        const EVERY_NS: u64 = 10_000_000_000;
+        self.sheds("samples")
+            && self
+                .table
+                .get(&record.cookie)
+                .is_some_and(|live| record.header.ts_ns.saturating_sub(live.touched_ns) < EVERY_NS)
     }
 
     /// A connection whose ESTABLISHED was lost, or that is older than the agent and was not in its dump.

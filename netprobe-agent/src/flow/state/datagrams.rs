@@ -9,7 +9,7 @@ use super::{
         delta::FlowDelta,
         udp::{self, Look, UdpLive, UdpMap},
     },
-    State,
+    State, next_state,
 };
 use crate::event::{FlowState, Protocol};
 
@@ -33,12 +33,14 @@ impl State {
 
     /// Looks at all UDP flows: counts what moved, tells what is due, ends what is idle.
     pub fn poll_udp(&mut self, map: &mut UdpMap, now_ns: u64, idle_ns: u64) -> Result<(), MapError> {
+        let tells = [FlowState::Open, FlowState::Update].map(|state| self.tells(state));
         let State {
             udp,
             observer,
             maker,
             fanout,
             config,
+            counters,
             ..
         } = self;
         let every = config.update_every.0.as_nanos() as u64;
@@ -61,13 +63,13 @@ impl State {
             }
         });
         for live in udp.live.values_mut().filter(|live| live.due_ns <= now_ns) {
-            let state = if live.opened {
-                FlowState::Update
-            } else {
-                FlowState::Open
-            };
-            live.opened = true;
             live.due_ns = now_ns + every;
+            if !tells[usize::from(live.opened)] {
+                counters.events_shed += 1;
+                continue;
+            }
+            let state = next_state(live.opened);
+            live.opened = true;
             fanout.emit(udp::event(maker, live, state, now_ns));
         }
         result

@@ -21,6 +21,7 @@ impl State {
         live.announced = true;
         let mut delta = delta_of(live);
         delta.established = true;
+        delta.started_at = Some(self.maker.wall.at(live.started_ns));
         if live.role == Role::Client && live.established_ns >= live.started_ns {
             delta.connect_seconds = Some((live.established_ns - live.started_ns) as f64 / 1e9);
         }
@@ -48,6 +49,7 @@ pub(super) fn delta_of(live: &Live) -> FlowDelta<'_> {
     let mut delta = FlowDelta::new(Protocol::Tcp, metric_role(live.role));
     delta.service = service(live);
     delta.peer = Some((ip(live.key.remote_addr), live.key.remote_port));
+    delta.cookie = Some(live.cookie);
     delta
 }
 
