@@ -1,6 +1,7 @@
 //! HTTP on an address and on the Unix socket: handlers over a service, never over the pipeline's data.
 
 mod access;
+mod dashboard;
 mod dto;
 mod gate;
 mod guard;

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use netprobe_tests::agent::{Agent, Settings, binary};
+use netprobe_tests::agent::{self, Agent, Settings, binary};
 
 use super::Case;
 
@@ -54,8 +54,11 @@ fn switched_off() -> Result<()> {
 
 /// What the agent cannot do without cannot be switched off.
 fn required() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (config, _) = agent::write_config(folder.path(), &Settings::default())?;
     let ended = Command::new(binary()?)
-        .args(["run", "--method", "lifecycle=off"])
+        .args(["run", "--method", "lifecycle=off", "--config"])
+        .arg(config)
         .stdout(Stdio::null())
         .output()?;
     let said = String::from_utf8_lossy(&ended.stderr);

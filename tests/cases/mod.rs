@@ -3,6 +3,7 @@
 mod bytes;
 mod close;
 mod connect;
+mod dashboard;
 mod family;
 mod faults;
 mod filters;
@@ -83,6 +84,8 @@ impl Case {
 pub(crate) enum Need {
     /// A program.
     Program(&'static str),
+    /// A file that the set-up makes.
+    File(&'static str),
     /// A PostgreSQL server; its programs are not on the path.
     PostgresServer,
     /// io_uring allowed by the kernel.
@@ -108,6 +111,7 @@ impl Need {
     pub(crate) fn lacking(self) -> Option<Lack> {
         let reason = match self {
             Need::Program(name) if tools::find(name).is_none() => format!("{name} is not installed"),
+            Need::File(path) if !std::path::Path::new(path).exists() => format!("{path} is not there"),
             Need::PostgresServer => match programs::postgres_folder() {
                 Err(error) => format!("{error:#}"),
                 Ok(_) => return None,
@@ -124,7 +128,7 @@ impl Need {
             Need::Kernel(major, minor) if tools::kernel()? < (major, minor) => {
                 format!("the kernel is older than {major}.{minor}")
             }
-            Need::Program(_) | Need::Kernel(..) | Need::Speed => return None,
+            Need::Program(_) | Need::File(_) | Need::Kernel(..) | Need::Speed => return None,
         };
         Some(Lack { need: self, reason })
     }
@@ -148,6 +152,8 @@ const HOST_PROGRAMS: &[&str] = &[
     "redis-server",
     "redis-cli",
     "promtool",
+    "node",
+    "chromium",
 ];
 
 /// The table of permitted skips. Everything else that cannot run fails.
@@ -161,7 +167,7 @@ pub(crate) fn skip_permitted(_case: &str, lack: &Lack) -> bool {
         Need::KernelTls => !in_vm(),
         // What the limits say is not there before.
         Need::Kernel(..) => true,
-        Need::Speed => in_vm(),
+        Need::Speed | Need::File(_) => in_vm(),
     }
 }
 
@@ -185,6 +191,7 @@ pub(crate) fn all() -> Vec<Case> {
         ring::CASES,
         start::CASES,
         stream::CASES,
+        dashboard::CASES,
         programs::CASES,
         prometheus::CASES,
         whole::CASES,

@@ -31,7 +31,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// A program that runs until this value goes.
-struct Daemon(Child);
+pub(super) struct Daemon(Child);
 
 impl Daemon {
     fn start(lab: &Lab, netns: &str, command: &mut Command) -> Result<Self> {
@@ -102,7 +102,13 @@ fn check_comm(event: &Event, comm: &str) -> Result<()> {
 }
 
 /// An nginx with one worker that serves a file of `size` bytes by sendfile and logs bytes.
-fn start_nginx(lab: &Lab, netns: &str, folder: &Path, at: SocketAddr, size: usize) -> Result<Daemon> {
+pub(super) fn start_nginx(
+    lab: &Lab,
+    netns: &str,
+    folder: &Path,
+    at: SocketAddr,
+    size: usize,
+) -> Result<Daemon> {
     std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     std::fs::write(folder.join("file"), vec![b'x'; size])?;
     let place = folder.display();

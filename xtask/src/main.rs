@@ -15,6 +15,7 @@ mod start;
 mod test;
 mod toolchain;
 mod vm;
+mod web;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -89,6 +90,12 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// Build the dashboard into dashboards/web/dist, which the agent has inside
+    Web {
+        /// Change nothing; run its tests, and fail when the built files are not those of the sources
+        #[arg(long)]
+        check: bool,
+    },
     /// Other kernels, in a virtual machine
     #[command(subcommand)]
     Vm(Vm),
@@ -158,6 +165,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Test { filter } => test::everything(filter.as_deref()),
         Command::Lint => lint::run(),
         Command::Mutants { ids, all } => mutants::run(&ids, all),
+        Command::Web { check } => web::build(check),
         Command::Docs { check } => docs::run(check),
         Command::Validate { args } => start::test_program("validate", &args),
         Command::Bench { args } => start::test_program("bench", &args),

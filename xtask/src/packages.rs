@@ -54,6 +54,9 @@ const PACKAGES: &[Package] = packages! {
     Test  "pgbouncer"        "pgbouncer"         "pgbouncer"         "pgbouncer"         "pgbouncer"           "a connection pool";
     Test  "redis-server"     "redis"             "redis"             "redis"             "redis-server"        "a key-value server";
     Test  "prometheus"       "golang-github-prometheus" "golang-github-prometheus-prometheus" "prometheus" "promtool" "checks the exposition";
+    Test  "chromium"         "chromium"          "chromium"          "chromium"          "chromium"            "opens the dashboard";
+    Test  "nodejs"           "nodejs"            "nodejs-default"    "nodejs"            "node"                "builds the dashboard, drives the browser";
+    Test  "npm"              "nodejs-npm"        "npm-default"       "npm"               "npm"                 "fetches what those two need";
     Vm    "kmod"             "kmod"              "kmod"              "kmod"              "modprobe"            "modules of the VM kernels";
     Vm    "dpkg"             "dpkg"              "dpkg"              "dpkg"              "dpkg-deb"            "unpacks the VM kernels";
     Vm    "xz-utils"         "xz"                "xz"                "xz"                "xz"                  "unpacks the VM kernels";

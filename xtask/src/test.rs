@@ -14,6 +14,7 @@ use crate::packages::{self, Need};
 use crate::report::{self, Report};
 use crate::sh::{self, say};
 use crate::vm::{self, End, Job, kernels};
+use crate::web;
 
 /// The longest a test may say nothing before its run is stopped.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -21,6 +22,7 @@ const SILENCE: Duration = Duration::from_secs(300);
 /// Set-up, build, unit tests, then the truth tests on this kernel or, where it cannot, in a machine.
 pub(crate) fn everything(filter: Option<&str>) -> Result<()> {
     packages::ensure(Need::Test)?;
+    web::modules()?;
     let agent = build::agent()?;
     let truth = build::truth()?;
     let mut reports = vec![

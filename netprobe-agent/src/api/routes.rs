@@ -19,6 +19,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     access::{self, Access},
+    dashboard,
     dto::{EventsAnswer, FlowsAnswer, Health, NetworkAnswer, ProbeAnswer, ResilienceAnswer},
     limits, openapi,
     openapi::{EventParameters, FlowParameters},
@@ -86,6 +87,7 @@ pub(super) fn router(app: App) -> Router {
     let (router, _) = paths().split_for_parts();
     let access = app.access.clone();
     router
+        .merge(dashboard::routes())
         .method_not_allowed_fallback(not_allowed)
         .fallback(not_found)
         .with_state(app)

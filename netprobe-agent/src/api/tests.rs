@@ -606,3 +606,32 @@ fn a_stream_too_many_is_refused_with_a_time_to_come_back() {
     assert!(refused.contains("503"), "{refused}");
     drop(first);
 }
+
+#[test]
+fn the_dashboard_loads_nothing_from_elsewhere() {
+    let api = start("dashboard", Pipeline::Answers { flows: 0 });
+    let page = api.get("/");
+    assert_eq!(page.status, 200);
+    assert!(page.head.contains("content-type: text/html"), "{}", page.head);
+    let policy = "content-security-policy: default-src 'none'; script-src 'self'";
+    assert!(page.head.contains(policy), "{}", page.head);
+    let own = page.body.split('"').filter_map(|word| word.strip_prefix("./"));
+    let files: Vec<_> = own.collect();
+    assert!(files.len() >= 2, "a script and a style sheet: {}", page.body);
+    for file in files {
+        let answer = api.get(&format!("/{file}"));
+        assert_eq!(answer.status, 200, "{file}");
+        assert!(
+            answer.head.contains("nosniff") && answer.head.contains("immutable"),
+            "{}",
+            answer.head
+        );
+    }
+    for path in [
+        "/assets/no-such-file.js",
+        "/assets/..%2findex.html",
+        "/assets/%2e%2e/%2e%2e/Cargo.toml",
+    ] {
+        assert_eq!(api.get(path).status, 404, "{path}");
+    }
+}

@@ -1,0 +1,99 @@
+// REST. A refusal is an error whose message is the agent's own sentence.
+
+import type { Event } from "./event";
+
+export interface Fact {
+  fact: string;
+  required: boolean;
+  method: string | null;
+  kernel_floor: string | null;
+  refused: { method: string; reason: string }[];
+}
+
+export interface SinkLedger {
+  sink: string;
+  emitted: number;
+  delivered: number;
+  lost: Record<string, number>;
+  suppressed: Record<string, number>;
+  queued: number;
+  closes: boolean;
+}
+
+export interface Probe {
+  agent_version: string;
+  run: string | null;
+  uptime_seconds: number | null;
+  kernel: { release: string; machine: string; btf: boolean; lockdown: string | null };
+  facts: Fact[];
+  programs: { name: string; runs: number | null; run_ns: number | null }[];
+  maps: { map?: string; name: string; entries: number | null; capacity: number }[];
+  ring: { bytes: number; fill: number } | null;
+  ledger: {
+    kernel: {
+      seen: Record<string, number>;
+      drained: Record<string, number>;
+      lost: { stage: string; reason: string; count: number }[];
+      rejected: Record<string, number>;
+      closes: boolean;
+    };
+    sinks: SinkLedger[];
+    emitted: Record<string, number>;
+  } | null;
+  counters: Record<string, number>;
+  stream: { clients: number; sent: number; missed: number } | null;
+  cost: Record<string, number | null> | null;
+  notices: string[];
+}
+
+/** The agent wants a token first. */
+export class TokenNeeded extends Error {}
+
+/** Exchanges a token for a session: the browser keeps a cookie this page cannot read. */
+export async function openSession(token: string): Promise<void> {
+  const answer = await fetch(new URL("api/v1/session", document.baseURI), {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ token }),
+  });
+  if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.detail ?? `the agent answered ${answer.status}`);
+}
+
+async function get<T>(path: string, parameters: Record<string, string>): Promise<T> {
+  const url = new URL(path, document.baseURI);
+  url.search = new URLSearchParams(parameters).toString();
+  const answer = await fetch(url, { headers: { accept: "application/json" } });
+  const body = await answer.json().catch(() => null);
+  if (answer.status === 401) throw new TokenNeeded(body?.detail ?? "a token is needed");
+  if (!answer.ok) throw new Error(body?.detail ?? `the agent answered ${answer.status}`);
+  return body as T;
+}
+
+function filtered(filter: string, others: Record<string, string>): Record<string, string> {
+  return filter === "" ? others : { ...others, filter };
+}
+
+export function probe(): Promise<Probe> {
+  return get("api/v1/probe", {});
+}
+
+export async function flows(filter: string, limit: number): Promise<{ flows: Event[]; more: boolean }> {
+  type Answer = { flows: Event[]; next_cursor: string | null };
+  const answer = await get<Answer>("api/v1/flows", filtered(filter, { limit: String(limit) }));
+  return { flows: answer.flows, more: answer.next_cursor !== null };
+}
+
+export async function events(filter: string, last: number): Promise<Event[]> {
+  const limits = { limit: String(last), last: String(last) };
+  return (await get<{ events: Event[] }>("api/v1/events", filtered(filter, limits))).events;
+}
+
+/** Fails with the agent's sentence when the filter has an error. */
+export async function check(filter: string): Promise<void> {
+  await get("api/v1/flows", filtered(filter, { limit: "1" }));
+}
+
+/** A value for the filter grammar. */
+export function quoted(value: string): string {
+  return `"${value.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`;
+}

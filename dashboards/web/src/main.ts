@@ -1,0 +1,212 @@
+// The shell: bar, filter, pages by address (`#/flows?f=port==443`), and the one stream all of them share.
+
+import * as api from "./api";
+import { h } from "./dom";
+import type { Gap } from "./event";
+import type { Page, MakePage } from "./page";
+import { connection } from "./pages/connection";
+import { events } from "./pages/events";
+import { flows } from "./pages/flows";
+import { map } from "./pages/map";
+import { overview } from "./pages/overview";
+import { probe } from "./pages/probe";
+import { Store } from "./store";
+import { browserSocket, Stream, type Status } from "./stream";
+
+const PAGES: Record<string, [title: string, make: MakePage]> = {
+  overview: ["Overview", overview],
+  flows: ["Flows", flows],
+  map: ["Map", map],
+  events: ["Events", events],
+  probe: ["Probe", probe],
+};
+
+interface Place {
+  page: string;
+  argument: string;
+  filter: string;
+}
+
+function place(): Place {
+  const [path = "", query = ""] = location.hash.slice(2).split("?", 2);
+  const [page = "", argument = ""] = path.split("/", 2);
+  const filter = new URLSearchParams(query).get("f") ?? "";
+  return { page: page === "connection" || page in PAGES ? page : "overview", argument, filter };
+}
+
+function address(page: string, filter: string): string {
+  return `#/${page}${filter === "" ? "" : `?${new URLSearchParams({ f: filter })}`}`;
+}
+
+let store = new Store(Date.now);
+let paused = false;
+let page: Page | null = null;
+let filter: string | null = null;
+
+const status = h("span", { class: "status", role: "status", "aria-live": "polite" }, "connecting");
+const links = Object.entries(PAGES).map(([name, [title]]) => ({ name, link: h("a", {}, title) }));
+const input = h("input", {
+  type: "search",
+  id: "filter",
+  spellcheck: "false",
+  autocomplete: "off",
+  placeholder: "filter: severity>=warning, port==443, process.comm~^nginx   ( / )",
+  "aria-label": "Filter",
+  "aria-describedby": "filter-error",
+});
+const wrong = h("p", { id: "filter-error", class: "wrong", role: "alert" });
+const pause = h("button", { type: "button", "aria-pressed": "false", click: () => setPaused(!paused) }, "Pause");
+const theme = h("button", { type: "button", click: nextTheme }, "Theme");
+const main = document.querySelector("main") as HTMLElement;
+
+const notice = h("p", { class: "notice", role: "status", hidden: true });
+
+/** What this page did not get stays said until the reader has seen it: in the feed it would soon be gone. */
+function missed(gap: Gap): void {
+  const told =
+    gap.reason === "run_changed"
+      ? "The agent was restarted. What happened in between is not known here."
+      : `This page missed ${gap.count ?? "some"} events (${gap.reason}).`;
+  notice.replaceChildren(told, " ", h("button", { type: "button", click: () => (notice.hidden = true) }, "Seen"));
+  notice.hidden = false;
+}
+
+const stream = new Stream(
+  {
+    event: (event) => {
+      store.add(event);
+      if (event.gap?.scope === "client") missed(event.gap);
+    },
+    status: (now: Status, detail: string) => {
+      status.className = `status ${now}`;
+      status.textContent = now === "live" ? `live · ${detail}` : detail;
+    },
+  },
+  browserSocket,
+);
+
+function setPaused(to: boolean): void {
+  paused = to;
+  pause.setAttribute("aria-pressed", String(to));
+  pause.textContent = to ? "Go on" : "Pause";
+}
+
+function nextTheme(): void {
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const now = document.documentElement.dataset.theme ?? (dark ? "dark" : "light");
+  const next = now === "dark" ? "light" : "dark";
+  document.documentElement.dataset.theme = next;
+  localStorage.setItem("theme", next);
+  show();
+}
+
+/** Takes a filter when the agent understands it; else says what is wrong with it. */
+async function apply(text: string): Promise<void> {
+  try {
+    await api.check(text);
+    wrong.textContent = "";
+    input.removeAttribute("aria-invalid");
+    const here = place();
+    location.hash = address(here.page === "connection" ? "events" : here.page, text);
+  } catch (error) {
+    wrong.textContent = error instanceof Error ? error.message : String(error);
+    input.setAttribute("aria-invalid", "true");
+  }
+}
+
+function show(): void {
+  const here = place();
+  // A connection's page names no filter: it keeps the one that led there.
+  const wanted = here.page === "connection" && filter !== null ? filter : here.filter;
+  if (wanted !== filter) {
+    filter = wanted;
+    input.value = filter;
+    // What was gathered under another filter says nothing about this one.
+    store = new Store(Date.now);
+    stream.start(filter);
+  }
+  page?.destroy?.();
+  const make = here.page === "connection" ? connection : (PAGES[here.page]?.[1] ?? overview);
+  page = make({ store, filter, paused: () => paused, argument: here.argument });
+  const title = PAGES[here.page]?.[0] ?? "Connection";
+  main.replaceChildren(h("h1", { class: "unseen" }, title), page.root);
+  for (const { name, link } of links) {
+    link.href = address(name, filter);
+    if (name === here.page) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  document.title = `netprobe · ${title}`;
+  page.draw();
+}
+
+document.querySelector("#bar")?.append(
+  h("a", { class: "brand", href: "#/overview" }, "netprobe"),
+  h("nav", { "aria-label": "Pages" }, ...links.map(({ link }) => link)),
+  h(
+    "form",
+    {
+      role: "search",
+      submit: (event: SubmitEvent) => {
+        event.preventDefault();
+        void apply(input.value.trim());
+      },
+    },
+    input,
+    wrong,
+  ),
+  pause,
+  theme,
+  status,
+  notice,
+);
+
+/** Asks for a token where the agent wants one, then begins anew. */
+async function knock(): Promise<void> {
+  try {
+    await api.check("");
+    login.hidden = true;
+  } catch (error) {
+    login.hidden = !(error instanceof api.TokenNeeded);
+  }
+}
+
+const token = h("input", { type: "password", autocomplete: "current-password", "aria-label": "Token", required: true });
+const refused = h("p", { class: "wrong", role: "alert" });
+const login = h(
+  "form",
+  {
+    class: "login",
+    hidden: true,
+    submit: (event: SubmitEvent) => {
+      event.preventDefault();
+      api.openSession(token.value).then(
+        () => location.reload(),
+        (error: Error) => (refused.textContent = error.message),
+      );
+    },
+  },
+  h("p", {}, "This agent asks for a token: `netprobe token new` on its host makes one."),
+  token,
+  h("button", { type: "submit" }, "Open"),
+  refused,
+);
+document.querySelector("#bar")?.append(login);
+void knock();
+
+const chosen = localStorage.getItem("theme");
+if (chosen !== null) document.documentElement.dataset.theme = chosen;
+addEventListener("hashchange", show);
+addEventListener("keydown", (event) => {
+  if (event.target instanceof HTMLInputElement || event.ctrlKey || event.metaKey || event.altKey) {
+    if (event.key === "Escape" && event.target === input) input.blur();
+    return;
+  }
+  const nth = links[Number(event.key) - 1];
+  if (event.key === "/") {
+    event.preventDefault();
+    input.focus();
+  } else if (event.key === "p") setPaused(!paused);
+  else if (nth !== undefined) location.hash = address(nth.name, filter ?? "");
+});
+show();
+setInterval(() => page?.draw(), 250);

@@ -1,0 +1,206 @@
+// What the pages draw, gathered from the stream: seconds of the last ten minutes, destinations, edges, last events.
+// Everything is bounded: a page may stay open for weeks.
+
+import { endpoint, isFinal, translated, type Event } from "./event";
+
+export const WINDOW = 600;
+const MAX_EVENTS = 1000;
+const MAX_LIVE = 50_000;
+const MAX_PEERS = 500;
+const MAX_SAMPLES = 2000;
+
+/** One second. */
+export interface Second {
+  client: number;
+  server: number;
+  forwarded: number;
+  failed: number;
+  resets: number;
+  retransmits: number;
+  sent: number;
+  received: number;
+  connect: number[];
+}
+
+/** A service of this host and what it talks to. */
+export interface Peer {
+  service: string;
+  dialed: string;
+  reached: string | null;
+  nat: string;
+  connections: number;
+  failed: number;
+  resets: number;
+  retransmits: number;
+  bytes: number;
+  connect: number[];
+  lastError: string | null;
+  lastSeen: number;
+}
+
+function second(): Second {
+  return {
+    client: 0,
+    server: 0,
+    forwarded: 0,
+    failed: 0,
+    resets: 0,
+    retransmits: 0,
+    sent: 0,
+    received: 0,
+    connect: [],
+  };
+}
+
+interface Counted {
+  sent: number;
+  received: number;
+  retransmits: number;
+}
+
+export class Store {
+  readonly seconds = new Map<number, Second>();
+  readonly peers = new Map<string, Peer>();
+  /** Newest last. */
+  readonly events: Event[] = [];
+  /** Events missed by this page. */
+  missed = 0;
+  /** Losses the agent told of while this page looked. */
+  losses: Event[] = [];
+  received = 0;
+  private readonly live = new Map<string, Counted>();
+  private skew: number | null = null;
+
+  /** `now`: the browser's clock, milliseconds. */
+  constructor(private readonly now: () => number) {}
+
+  /** The agent's clock now, seconds: its events say how far this one's is off. */
+  agentNow(): number {
+    return Math.floor((this.now() + (this.skew ?? 0)) / 1000);
+  }
+
+  add(event: Event): void {
+    const at = Date.parse(event.ts);
+    this.skew = Math.max(this.skew ?? -Infinity, at - this.now());
+    this.received += 1;
+    this.events.push(event);
+    if (this.events.length > MAX_EVENTS) this.events.splice(0, MAX_EVENTS / 10);
+    if (event.kind === "gap" && event.gap !== null) {
+      if (event.gap.scope === "client") this.missed += event.gap.count ?? 0;
+      else this.losses = [...this.losses.slice(-49), event];
+    }
+    if (event.kind === "flow" && event.flow !== null) this.flow(event, Math.floor(at / 1000));
+  }
+
+  private flow(event: Event, time: number): void {
+    const flow = event.flow;
+    if (flow === null) return;
+    const moved = this.moved(event);
+    const slot = this.slot(time);
+    slot.sent += moved.sent;
+    slot.received += moved.received;
+    slot.retransmits += moved.retransmits;
+    if (!isFinal(event)) return;
+    const failed = flow.state === "failed";
+    const reset = flow.close_reason === "reset_local" || flow.close_reason === "reset_remote";
+    if (failed) slot.failed += 1;
+    else if (event.role !== null) slot[event.role] += 1;
+    if (reset) slot.resets += 1;
+    if (event.role === "client" && flow.connect_ms !== null && slot.connect.length < MAX_SAMPLES)
+      slot.connect.push(flow.connect_ms);
+    if (event.role !== "server") this.peer(event, failed, reset, moved);
+  }
+
+  /** What moved since the last event of this connection. */
+  private moved(event: Event): Counted {
+    const id = event.connection_id;
+    const total: Counted = {
+      sent: event.bytes_sent ?? 0,
+      received: event.bytes_received ?? 0,
+      retransmits: event.flow?.retransmits ?? 0,
+    };
+    if (id === null) return total;
+    const before = this.live.get(id);
+    if (isFinal(event)) this.live.delete(id);
+    else if (this.live.size < MAX_LIVE || before !== undefined) this.live.set(id, total);
+    if (before !== undefined)
+      return {
+        sent: Math.max(0, total.sent - before.sent),
+        received: Math.max(0, total.received - before.received),
+        retransmits: Math.max(0, total.retransmits - before.retransmits),
+      };
+    // Older than what this page saw: when its bytes moved is not known.
+    const told = event.flow?.state === "update" || (isFinal(event) && (event.elapsed_ms ?? 0) > 15_000);
+    return told ? { sent: 0, received: 0, retransmits: 0 } : total;
+  }
+
+  private peer(event: Event, failed: boolean, reset: boolean, moved: Counted): void {
+    const dialed = endpoint(event.peer_ip, event.peer_port);
+    if (dialed === null) return;
+    const service = event.role === "forwarded" ? "forwarded" : (event.service ?? "unknown");
+    const key = `${service}\n${dialed}`;
+    let peer = this.peers.get(key);
+    if (peer === undefined) {
+      peer = {
+        service,
+        dialed,
+        reached: null,
+        nat: "none",
+        connections: 0,
+        failed: 0,
+        resets: 0,
+        retransmits: 0,
+        bytes: 0,
+        connect: [],
+        lastError: null,
+        lastSeen: 0,
+      };
+      this.peers.set(key, peer);
+      this.forgetOldest();
+    }
+    peer.connections += 1;
+    peer.bytes += moved.sent + moved.received;
+    peer.retransmits += moved.retransmits;
+    peer.lastSeen = this.agentNow();
+    if (failed) {
+      peer.failed += 1;
+      peer.lastError = event.flow?.error ?? event.flow?.close_reason ?? null;
+    }
+    if (reset) peer.resets += 1;
+    if (translated(event)) {
+      peer.nat = event.nat?.status ?? peer.nat;
+      peer.reached = endpoint(event.actual_peer_ip, event.actual_peer_port);
+    }
+    const connect = event.flow?.connect_ms ?? null;
+    if (connect !== null) {
+      peer.connect.push(connect);
+      if (peer.connect.length > MAX_SAMPLES) peer.connect.splice(0, MAX_SAMPLES / 2);
+    }
+  }
+
+  private forgetOldest(): void {
+    if (this.peers.size <= MAX_PEERS) return;
+    let oldest: [string, number] | null = null;
+    for (const [key, peer] of this.peers)
+      if (oldest === null || peer.lastSeen < oldest[1]) oldest = [key, peer.lastSeen];
+    if (oldest !== null) this.peers.delete(oldest[0]);
+  }
+
+  private slot(time: number): Second {
+    let slot = this.seconds.get(time);
+    if (slot === undefined) {
+      slot = second();
+      this.seconds.set(time, slot);
+      const first = this.agentNow() - WINDOW;
+      for (const old of this.seconds.keys()) if (old < first) this.seconds.delete(old);
+    }
+    return slot;
+  }
+
+  /** Seconds from the oldest to the last whole one; empty where nothing came. */
+  series(length: number): { times: number[]; slots: Second[] } {
+    const end = this.agentNow();
+    const times = Array.from({ length }, (_, index) => end - length + index);
+    return { times, slots: times.map((time) => this.seconds.get(time) ?? second()) };
+  }
+}

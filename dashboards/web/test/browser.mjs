@@ -1,0 +1,188 @@
+// Drives the real page in Chromium against a real agent with real traffic, through a restart of the agent.
+//
+// Environment: NETPROBE_BIN, the agent; NETPROBE_TRAFFIC, a command that makes one connection through NAT, which the
+// map and the flow feed must show; NETPROBE_TRAFFIC_SERVICE, its command name; NETPROBE_PICTURES, a folder for
+// screenshots (optional); CHROMIUM (optional). Ends with 1 and one sentence on the first thing that is not as it
+// should be.
+
+import { execFileSync, spawn } from "node:child_process";
+import { mkdtempSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createRequire } from "node:module";
+import { chromium } from "playwright-core";
+
+const PATIENCE = 30_000;
+const traffic = process.env.NETPROBE_TRAFFIC;
+const service = process.env.NETPROBE_TRAFFIC_SERVICE;
+const pictures = process.env.NETPROBE_PICTURES;
+const folder = mkdtempSync(join(tmpdir(), "netprobe-browser-"));
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+function expect(holds, sentence) {
+  if (!holds) throw new Error(sentence);
+}
+
+const makeTraffic = () => execFileSync("sh", ["-c", traffic], { stdio: "ignore", timeout: PATIENCE });
+
+function freePort() {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+const port = await freePort();
+const config = join(folder, "netprobe.toml");
+const extra = process.env.NETPROBE_CONFIG_EXTRA ?? "";
+writeFileSync(config, `[api]\nlisten = "127.0.0.1:${port}"\nsocket = "${folder}/api.sock"\nrecent_events = 200\n${extra}`);
+
+let agent;
+async function startAgent() {
+  agent = spawn(process.env.NETPROBE_BIN, ["run", "--config", config], { stdio: ["ignore", "ignore", "inherit"] });
+  const begin = Date.now();
+  while (Date.now() - begin < PATIENCE) {
+    const ready = await fetch(`http://127.0.0.1:${port}/health/ready`).then((answer) => answer.ok, () => false);
+    if (ready) return;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  throw new Error("the agent did not become ready");
+}
+function stopAgent() {
+  return new Promise((resolve) => {
+    agent.once("exit", resolve);
+    agent.kill("SIGTERM");
+  });
+}
+
+async function picture(page, name) {
+  if (pictures === undefined) return;
+  mkdirSync(pictures, { recursive: true });
+  await page.screenshot({ path: join(pictures, `${name}.png`) });
+}
+
+async function accessible(page, where) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  const told = violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.target).join(" ")}`);
+  expect(told.length === 0, `${where} has accessibility violations: ${told.join("; ")}`);
+}
+
+const go = async (page, name) => {
+  await page.click(`nav >> text=${name}`);
+  await page.waitForSelector("main .panel", { timeout: PATIENCE });
+};
+
+/** Types a filter as a reader does, and waits until its stream is there. */
+async function filterBy(page, text) {
+  await page.keyboard.press("Escape");
+  await page.keyboard.press("/");
+  await page.fill("#filter", text);
+  await page.keyboard.press("Enter");
+  const has = (wanted) => location.hash.includes("f=") === wanted;
+  await page.waitForFunction(has, text !== "", { timeout: PATIENCE });
+  await page.waitForSelector(".status.live", { timeout: PATIENCE });
+}
+
+let browser;
+let failed = false;
+try {
+  await startAgent();
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-dev-shm-usage"],
+  });
+  const page = await browser.newPage({ viewport: { width: 1440, height: 1000 }, colorScheme: "light" });
+  const complaints = [];
+  page.on("pageerror", (error) => complaints.push(error.message));
+  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+  const foreign = [];
+  page.on("request", (request) => request.url().includes(`127.0.0.1:${port}`) || foreign.push(request.url()));
+
+  await page.goto(`http://127.0.0.1:${port}/`);
+  await page.waitForSelector(".status.live", { timeout: PATIENCE });
+
+  // A connection through NAT is seen, with both addresses, while the reader looks. The host may be busy with others.
+  await go(page, "Events");
+  await filterBy(page, `service==${service}`);
+  const begin = Date.now();
+  makeTraffic();
+  await page.waitForSelector(`tr:has-text("${service}") >> text=tcp closed`, { timeout: PATIENCE });
+  console.log(`browser: shown ${Date.now() - begin} ms after the command began`);
+  await picture(page, "events");
+  await accessible(page, "Events");
+
+  await page.click(`tr:has-text("${service}") >> text=tcp closed`);
+  await page.waitForSelector("svg.life", { timeout: PATIENCE });
+  expect((await page.textContent("main")).includes("snat+dnat"), "the connection's page does not show its translation");
+  await picture(page, "connection");
+  await accessible(page, "a connection");
+
+  for (let round = 0; round < 5; round += 1) makeTraffic();
+  await go(page, "Map");
+  await page.waitForSelector(`svg .name:has-text("${service}")`, { timeout: PATIENCE });
+  await page.waitForSelector('svg .step-text:has-text("snat+dnat")', { timeout: PATIENCE });
+  await picture(page, "map");
+  await accessible(page, "Map");
+
+  await filterBy(page, "");
+  await go(page, "Flows");
+  await page.waitForSelector("tbody tr:not(:has(.nothing))", { timeout: PATIENCE });
+  await picture(page, "flows");
+  await accessible(page, "Flows");
+
+  await go(page, "Probe");
+  await page.waitForSelector("text=net_dev_queue", { timeout: PATIENCE });
+  await picture(page, "probe");
+  await accessible(page, "Probe");
+
+  await go(page, "Overview");
+  makeTraffic();
+  await page.waitForSelector("tbody tr:not(:has(.nothing))", { timeout: PATIENCE });
+  await picture(page, "overview");
+  await accessible(page, "Overview");
+  await page.click("text=Theme");
+  await picture(page, "overview-dark");
+  await accessible(page, "Overview, dark");
+
+  // Filters: an error names its column and changes nothing; a good one filters at the server.
+  await page.keyboard.press("/");
+  await page.keyboard.type("port=notaport");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector('.wrong:has-text("column")', { timeout: PATIENCE });
+  complaints.length = 0; // The refused request is a line in the console, as it should be.
+  await filterBy(page, `service!=${service}`);
+  await go(page, "Events");
+  makeTraffic();
+  await page.waitForSelector("tbody tr:not(:has(.nothing))", { timeout: PATIENCE });
+  const shown = await page.textContent("tbody");
+  expect(!shown.includes(`${service}`), "the filter let through what it excludes");
+  await filterBy(page, `service==${service}`);
+
+  // The agent is restarted under the page: it says so, comes back, and says that runs changed.
+  await stopAgent();
+  await page.waitForSelector(".status.waiting", { timeout: PATIENCE });
+  await picture(page, "agent-gone");
+  await startAgent();
+  await page.waitForSelector(".status.live", { timeout: PATIENCE });
+  await page.waitForSelector(".notice >> text=The agent was restarted", { timeout: PATIENCE });
+  makeTraffic();
+  await page.waitForSelector(`tr:has-text("${service}") >> text=tcp closed`, { timeout: PATIENCE });
+  await picture(page, "after-restart");
+
+  const real = complaints.filter((text) => !text.includes("WebSocket") && !text.includes("ERR_CONNECTION") && !text.includes("400"));
+  expect(real.length === 0, `the page complains: ${real.join("; ")}`);
+  expect(foreign.length === 0, `the page asks elsewhere: ${foreign.join(", ")}`);
+  console.log("browser: ok");
+} catch (error) {
+  failed = true;
+  console.error(`browser: ${error.message}`);
+} finally {
+  await browser?.close();
+  if (agent?.exitCode === null) await stopAgent();
+  rmSync(folder, { recursive: true, force: true });
+}
+process.exitCode = failed ? 1 : 0;
