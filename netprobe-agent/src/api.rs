@@ -37,7 +37,9 @@ pub use operate::{LogAnswer, SessionAnswer};
 pub use problem::Problem;
 pub use service::Service;
 
-use crate::error::AgentError;
+use rustix::thread::CapabilitySet;
+
+use crate::{error::AgentError, privileges};
 
 /// The running API: one thread, ended by [`Server::stop`].
 #[derive(Debug)]
@@ -105,6 +107,8 @@ impl Server {
         let thread = std::thread::Builder::new()
             .name("api".to_owned())
             .spawn(move || {
+                // It reads what strangers send, and needs no privilege for it.
+                privileges::keep(CapabilitySet::empty());
                 runtime.block_on(async {
                     let tcp = async {
                         match control.tls {

@@ -35,6 +35,7 @@ use crate::{
     logging,
     metrics::{Metrics, MetricsSink},
     output::{Ending, Output},
+    privileges,
     probe_report::{KernelReport, ProbeReport},
     query,
     recent::Recent,
@@ -55,6 +56,8 @@ pub struct Options {
 /// Runs the agent until it is told to stop.
 pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
     let config = Arc::new(loaded.config.clone());
+    privileges::gain_nothing();
+    privileges::open_many_files();
     let stop = Arc::new(AtomicBool::new(false));
     let output = if options.jsonl {
         Some(Output::stdout()?)
@@ -80,6 +83,8 @@ pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
     let pipeline = pipeline(origin.clone(), attached, &config, metrics.clone(), sinks, queries)?;
 
     let mut steering = Steering::new(loaded, listeners.control(), pipeline.kernel_log.clone());
+    // Everything is open and attached; threads have what the one that starts them has.
+    privileges::keep(privileges::RUNNING);
     let pipeline = spawn(pipeline, stop.clone())?;
     let address = listeners.address();
     let server = Server::start(
@@ -108,6 +113,7 @@ pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
             "report its last log lines",
         )
     });
+    logging::tell_all_repeats();
     server?.stop();
     // The sinks are at their end: what failed last is known.
     waited

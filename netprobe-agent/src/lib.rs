@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod logging;
 pub mod metrics;
 pub mod output;
+pub mod privileges;
 pub mod probe_report;
 pub mod query;
 pub mod recent;

@@ -121,8 +121,15 @@ pub fn set_max_repeats(most: u32) {
     REPEATS.limit(most);
 }
 
-/// Tells how many lines were left out since the last call.
+/// Tells now and then how many lines were left out; to be called often.
 pub fn tell_repeats() {
+    if REPEATS.is_due(Instant::now()) {
+        tell_all_repeats();
+    }
+}
+
+/// Tells how many lines were left out that have not been told.
+pub fn tell_all_repeats() {
     for (place, lines) in REPEATS.take() {
         tracing::warn!(lines, place, "log lines left out, see log.max_repeats");
     }
@@ -136,6 +143,7 @@ struct Repeats(Mutex<Places>);
 struct Places {
     most: u32,
     windows: Option<HashMap<callsite::Identifier, Window>>,
+    told: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -147,12 +155,15 @@ struct Window {
 }
 
 const WINDOW: Duration = Duration::from_secs(1);
+/// Time between two tellings of what was left out.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 impl Repeats {
     const fn new() -> Repeats {
         Repeats(Mutex::new(Places {
             most: 0,
             windows: None,
+            told: None,
         }))
     }
 
@@ -186,6 +197,17 @@ impl Repeats {
         }
         window.lines += 1;
         true
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = places
+            .told
+            .is_none_or(|told| now.duration_since(told) >= TELL_EVERY);
+        if due {
+            places.told = Some(now);
+        }
+        due
     }
 
     /// Places that wrote too much, with the lines left out.
@@ -251,6 +273,8 @@ mod tests {
         assert_eq!(repeats.take(), [("here.rs:7".to_owned(), 7)]);
         assert_eq!(repeats.take(), []);
         assert!(repeats.allows(place(), now + WINDOW), "a new second");
+        assert!(repeats.is_due(now) && !repeats.is_due(now + TELL_EVERY / 2));
+        assert!(repeats.is_due(now + TELL_EVERY));
     }
 
     #[test]
