@@ -5,7 +5,11 @@
 //! through [`Sink::settled`]. The equation compares what the fan-out handed out with what the sink says it did
 //! with it: two counts by two parties, so a lost event cannot hide.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     event::{Event, EventKind, Gap, GapScope, Nanos, Origin},
@@ -186,13 +190,13 @@ impl Fanout {
         }
     }
 
-    /// Ends all sinks by `deadline`. Losses nobody was told of become gap events first, room or not, so that the
-    /// other sinks have them.
-    pub fn shutdown(&mut self, deadline: Instant) {
+    /// Ends all sinks, one after the other, each in `time` at most: one that is stuck takes nothing from the others.
+    /// Losses nobody was told of become gap events first, room or not, so that the other sinks have them.
+    pub fn shutdown(&mut self, time: Duration) {
         self.tick();
         self.tell_gaps(true);
         for slot in &mut self.slots {
-            slot.sink.shutdown(deadline);
+            slot.sink.shutdown(Instant::now() + time);
         }
     }
 

@@ -191,8 +191,39 @@ fn losses_without_room_are_told_at_shutdown() {
     let (sink, other) = (Scripted::with([Outcome::Lost("full")]), Scripted::default());
     let mut fanout = fanout(&[&sink, &other]);
     fanout.emit(event());
-    fanout.shutdown(Instant::now() + Duration::from_secs(1));
+    fanout.shutdown(Duration::from_secs(1));
     assert_eq!(other.gaps(), [gap("full", 1, Some(1), 1)]);
+}
+
+/// Takes all the time there is to end, and keeps how much of it was left at first.
+struct Slow(Arc<Mutex<Vec<Duration>>>);
+
+impl Sink for Slow {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+
+    fn consume(&mut self, _: &Arc<Event>) -> Outcome {
+        Outcome::Delivered
+    }
+
+    fn shutdown(&mut self, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.0.lock().unwrap().push(left);
+        std::thread::sleep(left);
+    }
+}
+
+#[test]
+fn a_sink_that_is_stuck_takes_no_time_from_the_others() {
+    let had = Arc::new(Mutex::new(Vec::new()));
+    let mut fanout = fanout(&[]);
+    fanout.add(Box::new(Slow(had.clone())));
+    fanout.add(Box::new(Slow(had.clone())));
+    fanout.shutdown(Duration::from_millis(200));
+    let had = had.lock().unwrap();
+    assert_eq!(had.len(), 2);
+    assert!(had.iter().all(|left| !left.is_zero()), "{had:?}");
 }
 
 #[test]

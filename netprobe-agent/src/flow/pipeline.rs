@@ -1,8 +1,10 @@
 //! The one thread that drains, decodes, keeps the table and emits. It alone owns all of it; others ask by [`Query`].
 
+mod end;
+mod page;
+
 use std::{
     borrow::Cow,
-    collections::{BinaryHeap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,28 +12,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netprobe_common::{Kind, UdpKey};
+use netprobe_common::Kind;
 use tokio::sync::mpsc;
 
 use super::{
     clock::{WallClock, monotonic_ns},
-    forward::{self, Forwarded},
     live::Live,
     state::State,
     survey::{Purpose, Scope, Survey},
     surveyor::{NoList, Surveyor},
-    udp::{self, UdpLive, UdpMap},
+    udp::UdpMap,
 };
 use crate::{
     config::Config,
-    event::{Agent, AgentAction, Event, FlowState, Gap, GapScope, Severity},
+    event::{Agent, AgentAction, Event, Gap, GapScope, Severity},
     flow::{governor::Governor, report::Reporter},
     kernel::{
         debug::KernelLog,
         load::{Own, Probe},
     },
     probe_report::LossReport,
-    query::{FlowPage, Query},
+    query::Query,
     ring::Ring,
 };
 
@@ -39,16 +40,6 @@ use crate::{
 const BATCH: usize = 16_384;
 /// Older connections entered into the table before the ring is drained again.
 const TAKEN_OVER_AT_ONCE: usize = 4_096;
-/// How long the last list of live connections may take at the end.
-const LAST_LOOK: Duration = Duration::from_secs(3);
-/// How long programs that are at work may take to end, once detached.
-const DETACHED: Duration = Duration::from_millis(200);
-/// How long sinks may take to deliver what they hold at the end.
-const SHUTDOWN: Duration = Duration::from_secs(5);
-/// Pages of the flow listing start here for forwarded connections; cookies are far below.
-const FORWARD_PAGE: u64 = 1 << 63;
-/// And here for UDP flows.
-const UDP_PAGE: u64 = 1 << 62;
 
 /// The loaded programs and what is read of them.
 pub struct Source {
@@ -343,64 +334,6 @@ impl Pipeline {
         report
     }
 
-    /// Live flows in the order of a number that stays theirs.
-    fn page(&self, after: Option<u64>, limit: usize) -> FlowPage {
-        let udp_page = |key: &UdpKey| UDP_PAGE | (number_of(key) & (UDP_PAGE - 1));
-        let forward_page = |id: &forward::Id| FORWARD_PAGE | number_of(id);
-        let forwards: HashMap<u64, &Forwarded> = self
-            .state
-            .forwards
-            .iter()
-            .map(|(id, flow)| (forward_page(id), flow))
-            .collect();
-        let datagrams: HashMap<u64, &UdpLive> = self
-            .state
-            .udp
-            .live
-            .iter()
-            .map(|(key, flow)| (udp_page(key), flow))
-            .collect();
-        let numbers = self
-            .state
-            .table
-            .keys()
-            .chain(forwards.keys())
-            .chain(datagrams.keys())
-            .copied()
-            .filter(|number| after.is_none_or(|after| *number > after));
-        let mut smallest = BinaryHeap::new();
-        for number in numbers {
-            smallest.push(number);
-            if smallest.len() > limit + 1 {
-                smallest.pop();
-            }
-        }
-        let mut page = smallest.into_sorted_vec();
-        let more = page.len() > limit;
-        page.truncate(limit);
-        let now = monotonic_ns();
-        let maker = &self.state.maker;
-        let flows = page
-            .iter()
-            .filter_map(|number| {
-                if *number < UDP_PAGE {
-                    let live = self.state.table.get(number)?;
-                    return Some((*number, maker.live(live, listed(live.opened), now)));
-                }
-                if *number < FORWARD_PAGE {
-                    let flow = datagrams.get(number)?;
-                    return Some((*number, udp::event(maker, flow, listed(flow.opened), now)));
-                }
-                let flow = forwards.get(number)?;
-                Some((
-                    *number,
-                    forward::event(maker, flow, listed(flow.opened), None, now),
-                ))
-            })
-            .collect();
-        FlowPage { flows, more }
-    }
-
     fn announce(&mut self, action: AgentAction) {
         let message = match action {
             AgentAction::Start => "the probe is attached",
@@ -417,86 +350,5 @@ impl Pipeline {
         };
         let event = Event::agent(&self.state.maker.origin, severity, agent);
         self.state.emit(event);
-    }
-
-    /// Detach, drain what is left, mark live flows, end the sinks, say whether the ledger closes.
-    fn shutdown(mut self) {
-        self.last_look();
-        self.reporter.freeze(self.probe.take());
-        self.drain_to_the_end();
-        // What still waits for a list of older connections waits no longer.
-        self.state.finish_takeover();
-        let now = monotonic_ns();
-        self.state.tick(now);
-        self.poll_udp(now);
-        self.tell_losses();
-        self.state.stop(now);
-        self.announce(AgentAction::Stop);
-        self.state.fanout.shutdown(Instant::now() + SHUTDOWN);
-        self.answer();
-        let report = self.report();
-        match serde_json::to_string(&report.ledger) {
-            Ok(ledger) => tracing::info!(ledger = %ledger, "ledger at the end"),
-            Err(error) => tracing::error!("the ledger cannot be written: {error}"),
-        }
-    }
-
-    /// Samples may be a second old: the last word about a live connection is exact, if that does not take too long.
-    fn last_look(&mut self) {
-        let mut surveyor = Surveyor::default();
-        let scope = self.scope.clone();
-        let survey = surveyor
-            .start(move || Survey::take(Purpose::Stop, &scope))
-            .and_then(|()| {
-                surveyor.wait(Instant::now() + LAST_LOOK, || {
-                    loop {
-                        self.drain();
-                        if self.ring.is_emptied() {
-                            break;
-                        }
-                    }
-                })
-            });
-        match survey {
-            Ok(survey) => {
-                self.drain();
-                self.state.refresh(&survey.sockets, survey.since_ns);
-            }
-            Err(_) => tracing::warn!(
-                "live connections could not be listed in {} s: their last update is as old as their last sample",
-                LAST_LOOK.as_secs()
-            ),
-        }
-    }
-
-    /// Nothing new comes but from programs that were at work when they were detached: drains until every record
-    /// seen is accounted for. What is in the ring is drained however long that takes.
-    fn drain_to_the_end(&mut self) {
-        while self.drain() > 0 {}
-        let empty = Instant::now();
-        loop {
-            let closes = self.report().ledger.is_some_and(|ledger| ledger.kernel.closes);
-            if closes || empty.elapsed() >= DETACHED {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-            while self.drain() > 0 {}
-        }
-    }
-}
-
-/// A number for a flow without a cookie of its own, the same as long as it lives.
-fn number_of(id: &impl std::hash::Hash) -> u64 {
-    use std::hash::{DefaultHasher, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
-    hasher.finish() & !FORWARD_PAGE
-}
-
-const fn listed(opened: bool) -> FlowState {
-    if opened {
-        FlowState::Update
-    } else {
-        FlowState::Open
     }
 }
