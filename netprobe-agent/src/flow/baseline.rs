@@ -182,3 +182,7 @@ pub fn totals(socket: &SocketInfo) -> Totals {
         retransmits: stats.retransmits,
     }
 }
+
+#[cfg(test)]
+#[path = "baseline_tests.rs"]
+mod tests;

@@ -140,17 +140,21 @@ impl Forwards {
         Some(flow)
     }
 
-    /// Forgets ended connections that no packet can meet any more.
-    pub fn expire(&mut self, now_ns: u64) {
+    /// Forgets ended connections that no packet can meet any more. A list that is `awaited` may still have them: they
+    /// are kept for it, as many as there is room for. How many that list may now bring back.
+    pub fn expire(&mut self, now_ns: u64, awaited: bool) -> u64 {
+        let mut forgotten = 0;
         while let Some(&(ts, id)) = self.ended_order.front() {
-            if now_ns.saturating_sub(ts) <= LINGER_NS {
+            if now_ns.saturating_sub(ts) <= LINGER_NS || (awaited && self.ended_order.len() <= self.max) {
                 break;
             }
             self.ended_order.pop_front();
             if self.ended.get(&id) == Some(&ts) {
                 self.ended.remove(&id);
+                forgotten += u64::from(awaited);
             }
         }
+        forgotten
     }
 
     /// One of the live ones.

@@ -201,6 +201,7 @@ fn own_counters(state: &State) -> BTreeMap<String, u64> {
         ("samples_shed", own.samples_shed),
         ("flow_table_full", own.table_full),
         ("forward_table_full", own.forwards_full),
+        ("forward_ends_forgotten", own.forward_ends_forgotten),
         ("accepts_expired", own.accepts_expired),
         ("flows_vanished", own.vanished),
         ("late_records", own.late_records),

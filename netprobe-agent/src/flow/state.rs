@@ -51,6 +51,8 @@ pub struct StageCounters {
     pub table_full: u64,
     /// Forwarded connections that found the table full.
     pub forwards_full: u64,
+    /// Ends of forwarded connections there was no room to remember until the older ones were listed.
+    pub forward_ends_forgotten: u64,
     /// Accepts whose connection never showed up.
     pub accepts_expired: u64,
     /// Connections found gone at reconciliation.
@@ -225,10 +227,7 @@ impl State {
         const LOSSES_NS: u64 = 3_600_000_000_000;
         self.observer.tick();
         self.nat.expire(now_ns);
-        // A list under way may still have what ended since: remember that as long.
-        if self.takeover.is_none() {
-            self.forwards.expire(now_ns);
-        }
+        self.counters.forward_ends_forgotten += self.forwards.expire(now_ns, self.takeover.is_some());
         self.accept_losses.forget(now_ns.saturating_sub(LOSSES_NS));
         let (before, given_up_ns) = (self.accepts.len(), &mut self.accepts_given_up_ns);
         self.accepts.retain(|_, accept| {

@@ -100,6 +100,34 @@ fn finals(recent: &Recent) -> Vec<Arc<Event>> {
     events
 }
 
+/// conntrack's states, with the one of `forward`.
+const ESTABLISHED: u8 = 3;
+const TIME_WAIT: u8 = 7;
+
+/// A record of the forwarded connection from `port`.
+fn forward(state: u8, port: u16, bytes: u64) -> ForwardRecord {
+    ForwardRecord {
+        header: Header {
+            version: WIRE_VERSION,
+            kind: Kind::Forward as u8,
+            len: size_of::<ForwardRecord>() as u16,
+            reserved: 0,
+            ts_ns: 1000,
+        },
+        conntrack: 5,
+        netns: 1,
+        state,
+        original: Tuple {
+            src_port: port,
+            dst_port: 2,
+            ..Tuple::default()
+        },
+        accounted: 1,
+        bytes: [bytes; 2],
+        ..ForwardRecord::default()
+    }
+}
+
 #[test]
 fn an_older_connection_that_ends_meanwhile_is_charged_by_the_list() {
     let (mut state, recent) = state(10);
@@ -180,36 +208,55 @@ fn without_a_list_what_waited_is_told_all_the_same() {
 #[test]
 fn an_older_forwarded_connection_that_ends_meanwhile_is_charged_by_the_list() {
     let (mut state, recent) = state(10);
-    let forward = |state_, bytes| ForwardRecord {
-        header: Header {
-            version: WIRE_VERSION,
-            kind: Kind::Forward as u8,
-            len: size_of::<ForwardRecord>() as u16,
-            reserved: 0,
-            ts_ns: 1000,
-        },
-        conntrack: 5,
-        netns: 1,
-        state: state_,
-        original: Tuple {
-            src_port: 1,
-            dst_port: 2,
-            ..Tuple::default()
-        },
-        accounted: 1,
-        bytes: [bytes; 2],
-        ..ForwardRecord::default()
-    };
-    state.take(wire::bytes(&forward(7, 150)));
+    state.take(wire::bytes(&forward(TIME_WAIT, 1, 150)));
     assert!(finals(&recent).is_empty(), "it waits for the list");
-    state.older_forward(&forward(3, 100));
+    state.older_forward(&forward(ESTABLISHED, 1, 100));
     state.finish_takeover();
     // Its addresses again, in a connection the list does not know.
-    state.take(wire::bytes(&forward(forward::SYN_SENT, 0)));
+    state.take(wire::bytes(&forward(forward::SYN_SENT, 1, 0)));
     let finals = finals(&recent);
     assert_eq!(finals.len(), 1);
     assert_eq!(finals[0].bytes_sent, Some(50));
     assert_eq!(state.forwards.len(), 1);
+}
+
+#[test]
+fn without_room_to_remember_which_forwarded_ones_ended_the_list_is_not_believed() {
+    const MINUTE_NS: u64 = 60_000_000_000;
+    let (mut state, recent) = state(2);
+    let through = |state: &mut State, port| {
+        state.take(wire::bytes(&forward(forward::SYN_SENT, port, 0)));
+        state.take(wire::bytes(&forward(TIME_WAIT, port, 10)));
+    };
+    for port in [1, 2] {
+        through(&mut state, port);
+    }
+    // However long ago: the list to come may have them.
+    state.expire(MINUTE_NS);
+    assert_eq!(state.counters.forward_ends_forgotten, 0);
+    state.older_forward(&forward(ESTABLISHED, 1, 5));
+    assert!(state.forwards.is_empty(), "it is known to have ended");
+    for port in 3..=5 {
+        through(&mut state, port);
+    }
+    state.expire(2000);
+    assert_eq!(state.counters.forward_ends_forgotten, 0, "packets may meet them");
+    state.expire(MINUTE_NS);
+    assert_eq!(state.counters.forward_ends_forgotten, 3);
+    for port in [1, 5, 9] {
+        state.older_forward(&forward(ESTABLISHED, port, 5));
+    }
+    state.finish_takeover();
+    assert!(state.forwards.is_empty(), "which of them live is not known");
+    assert_eq!(finals(&recent).len(), 5);
+    // Lists that come later are begun with everything known.
+    state.older_forward(&forward(ESTABLISHED, 9, 5));
+    assert_eq!(state.forwards.len(), 1);
+    state.expire(MINUTE_NS);
+    assert_eq!(
+        state.counters.forward_ends_forgotten, 3,
+        "nothing is kept for a list any more"
+    );
 }
 
 #[test]

@@ -48,8 +48,12 @@ impl State {
         }
     }
 
-    /// Adds a forwarded connection older than the agent.
+    /// Adds a forwarded connection older than the agent, unless it may have ended since it was listed.
     pub fn older_forward(&mut self, record: &ForwardRecord) {
+        // Not all is known that ended: the next reconciliation would end it a second time.
+        if self.takeover.is_some() && self.counters.forward_ends_forgotten > 0 {
+            return;
+        }
         match self.forwards.add_older(record) {
             Change::Begun(id) => {
                 let at = record.header.ts_ns + self.config.open_after.0.as_nanos() as u64;
