@@ -1,25 +1,20 @@
 //! The process side of the generator: reads commands, makes system calls, answers.
 
 use std::collections::HashMap;
-use std::io::{BufRead, Error, IoSlice, IoSliceMut, Read, Result, Write};
+use std::io::{BufRead, Error, Read, Result, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage,
-    sockopt,
-};
+use nix::sys::socket::{self, MsgFlags, SockFlag, SockType, SockaddrStorage, sockopt};
 
 use super::calls::{self, Moved, UringIo};
 use super::proto::{Cmd, ConnectMode, ConnectOptions, ENDPOINT_ARG, Info, Reply, Socket};
+use super::sockets;
 use crate::monotonic_ns;
-
-/// No call blocks longer than this, so that a broken case ends with an error and not with a hang.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs as an endpoint if the first argument says so; `None`: it does not, go on.
 pub fn main_if_asked() -> Option<ExitCode> {
@@ -92,10 +87,10 @@ impl Endpoint {
                 backlog,
                 fast_open,
             } => {
-                let fd = new_socket(*addr, SockType::Stream)?;
+                let fd = sockets::new_socket(*addr, SockType::Stream)?;
                 let raw = fd.as_raw_fd();
                 socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-                set_patience(&fd)?;
+                sockets::set_patience(&fd)?;
                 if *fast_open {
                     calls::set_int(raw, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, 16)?;
                 }
@@ -112,7 +107,7 @@ impl Endpoint {
                 };
                 // SAFETY: accept has just returned this descriptor and nobody else has it.
                 let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-                set_patience(&fd)?;
+                sockets::set_patience(&fd)?;
                 self.keep(fd, reply);
             }
             Cmd::Connect { addr, options } => return self.connect(*addr, options, reply),
@@ -142,7 +137,7 @@ impl Endpoint {
                 );
             }
             Cmd::SendTimeout { socket, ms } => {
-                let limit = time_val(Duration::from_millis(*ms));
+                let limit = sockets::time_val(Duration::from_millis(*ms));
                 socket::setsockopt(self.fd(*socket)?, sockopt::SendTimeout, &limit)?;
             }
             Cmd::ShutdownWrite { socket } => socket::shutdown(self.raw(*socket)?, socket::Shutdown::Write)?,
@@ -161,7 +156,7 @@ impl Endpoint {
             Cmd::Settle { socket, unread } => {
                 let fd = self.raw(*socket)?;
                 let want = (i32::try_from(*unread).unwrap_or(i32::MAX), 0);
-                let end = std::time::Instant::now() + PATIENCE;
+                let end = std::time::Instant::now() + sockets::PATIENCE;
                 while calls::queues(fd) != want {
                     if std::time::Instant::now() > end {
                         return Err(Errno::ETIMEDOUT.into());
@@ -172,17 +167,17 @@ impl Endpoint {
             }
             Cmd::GiveSocket { socket, path } => {
                 let fd = self.sockets.remove(socket).ok_or(Errno::EBADF)?;
-                give(&fd, path)?;
+                sockets::give(&fd, path)?;
             }
             Cmd::TakeSocket { path } => {
-                let fd = take(path)?;
+                let fd = sockets::take(path)?;
                 self.keep(fd, reply);
             }
             Cmd::Fork { comm, cmds } => reply.child = self.fork(comm, cmds)?,
             Cmd::Udp { bind, peer } => {
                 let family = bind.or(*peer).ok_or(Errno::EDESTADDRREQ)?;
-                let fd = new_socket(family, SockType::Datagram)?;
-                set_patience(&fd)?;
+                let fd = sockets::new_socket(family, SockType::Datagram)?;
+                sockets::set_patience(&fd)?;
                 if let Some(addr) = bind {
                     socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(*addr))?;
                 }
@@ -212,7 +207,7 @@ impl Endpoint {
                         },
                     );
                 }
-                reply.local = address(socket::getsockname::<SockaddrStorage>(fd).ok());
+                reply.local = sockets::address(socket::getsockname::<SockaddrStorage>(fd).ok());
             }
             Cmd::RecvFrom { socket, count } => {
                 let (fd, mut data) = (self.raw(*socket)?, vec![0u8; 65536]);
@@ -226,7 +221,7 @@ impl Endpoint {
                             copied: 0,
                         },
                     );
-                    reply.remote = address(from);
+                    reply.remote = sockets::address(from);
                 }
             }
             Cmd::Sleep { ms } => std::thread::sleep(Duration::from_millis(*ms)),
@@ -235,7 +230,7 @@ impl Endpoint {
     }
 
     fn connect(&mut self, addr: SocketAddr, options: &ConnectOptions, reply: &mut Reply) -> Result<()> {
-        let fd = new_socket(addr, SockType::Stream)?;
+        let fd = sockets::new_socket(addr, SockType::Stream)?;
         let raw = fd.as_raw_fd();
         if let Some(ms) = options.user_timeout_ms {
             calls::set_int(raw, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, ms as i32)?;
@@ -269,13 +264,13 @@ impl Endpoint {
                     .map_err(Error::from)
             }
             ConnectMode::NonBlocking | ConnectMode::StartOnly => {
-                connect_nonblocking(&fd, &to, options.mode == ConnectMode::NonBlocking)
+                sockets::connect_nonblocking(&fd, &to, options.mode == ConnectMode::NonBlocking)
             }
         };
         // The moment of the answer, before the book-keeping below.
         reply.ended_ns = monotonic_ns();
         if outcome.is_ok() {
-            set_patience(&fd)?;
+            sockets::set_patience(&fd)?;
         }
         self.keep(fd, reply);
         reply.remote = reply.remote.or(Some(addr));
@@ -308,8 +303,8 @@ impl Endpoint {
 
     fn keep(&mut self, fd: OwnedFd, reply: &mut Reply) {
         let raw = fd.as_raw_fd();
-        reply.local = address(socket::getsockname::<SockaddrStorage>(raw).ok());
-        reply.remote = address(socket::getpeername::<SockaddrStorage>(raw).ok());
+        reply.local = sockets::address(socket::getsockname::<SockaddrStorage>(raw).ok());
+        reply.remote = sockets::address(socket::getpeername::<SockaddrStorage>(raw).ok());
         reply.cookie = calls::cookie(raw);
         self.next += 1;
         reply.socket = Some(self.next);
@@ -325,100 +320,10 @@ impl Endpoint {
     }
 }
 
-fn connect_nonblocking(fd: &OwnedFd, to: &SockaddrStorage, wait: bool) -> Result<()> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    match socket::connect(fd.as_raw_fd(), to) {
-        Ok(()) => {}
-        Err(Errno::EINPROGRESS) if !wait => return Ok(()),
-        Err(Errno::EINPROGRESS) => {
-            poll(
-                &mut [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)],
-                PollTimeout::from(60_000u16),
-            )?;
-            let error = socket::getsockopt(fd, sockopt::SocketError)?;
-            if error != 0 {
-                return Err(Error::from_raw_os_error(error));
-            }
-        }
-        Err(error) => return Err(error.into()),
-    }
-    // Only the connect was to be non-blocking: payload calls wait.
-    fcntl(fd, FcntlArg::F_SETFL(flags))?;
-    Ok(())
-}
-
-fn new_socket(addr: SocketAddr, kind: SockType) -> Result<OwnedFd> {
-    let family = if addr.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    Ok(socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?)
-}
-
-/// Bounds blocking calls. Not set before connect, whose duration `SO_SNDTIMEO` would cut short.
-fn set_patience(fd: &OwnedFd) -> Result<()> {
-    let limit = time_val(PATIENCE);
-    socket::setsockopt(fd, sockopt::ReceiveTimeout, &limit)?;
-    socket::setsockopt(fd, sockopt::SendTimeout, &limit)?;
-    Ok(())
-}
-
-fn time_val(duration: Duration) -> nix::sys::time::TimeVal {
-    nix::sys::time::TimeVal::from(libc::timeval {
-        tv_sec: duration.as_secs() as _,
-        tv_usec: duration.subsec_micros() as _,
-    })
-}
-
-fn address(storage: Option<SockaddrStorage>) -> Option<SocketAddr> {
-    let storage = storage?;
-    if let Some(v4) = storage.as_sockaddr_in() {
-        return Some(SocketAddr::from((v4.ip(), v4.port())));
-    }
-    storage
-        .as_sockaddr_in6()
-        .map(|v6| SocketAddr::from((v6.ip(), v6.port())))
-}
-
 fn note(reply: &mut Reply, moved: Moved) {
     reply.bytes += moved.bytes;
     reply.calls += moved.calls;
     reply.copied += moved.copied;
-}
-
-fn give(fd: &OwnedFd, path: &str) -> Result<()> {
-    let stream = UnixStream::connect(path)?;
-    let fds = [fd.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&fds)];
-    let payload = [IoSlice::new(b"s")];
-    socket::sendmsg::<()>(stream.as_raw_fd(), &payload, &rights, MsgFlags::empty(), None)?;
-    Ok(())
-}
-
-fn take(path: &str) -> Result<OwnedFd> {
-    let (stream, _) = UnixListener::bind(path)?.accept()?;
-    let mut byte = [0u8; 1];
-    let mut parts = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!([RawFd; 1]);
-    let message = socket::recvmsg::<()>(
-        stream.as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = control
-            && let Some(raw) = fds.first()
-        {
-            // SAFETY: the kernel has just installed this descriptor for us; it was asked for one only.
-            return Ok(unsafe { OwnedFd::from_raw_fd(*raw) });
-        }
-    }
-    Err(Errno::ENODATA.into())
 }
 
 fn info() -> Result<Info> {

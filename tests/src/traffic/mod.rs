@@ -9,6 +9,7 @@ mod driver;
 mod endpoint;
 pub mod load;
 pub mod proto;
+mod sockets;
 
 pub use driver::{Connection, Endpoint};
 pub use endpoint::main_if_asked;

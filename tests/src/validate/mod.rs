@@ -8,21 +8,23 @@
 //! * the bytes of the events and the counted lost bytes add up to the log's totals;
 //! * translated addresses are those of the two sockets, and of conntrack.
 
+mod compare;
+mod report;
 mod seen;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use serde::Serialize;
 
 use crate::agent::{Agent, Ledger, Settings};
 use crate::lab::{self, Lab, addr};
-use crate::traffic::load::{self, Ending, Line, Plan};
-use seen::{Collected, Ends};
+use crate::traffic::load::{self, Line, Plan};
+use seen::Collected;
+
+pub use report::{Phase, Report, must_pass, table};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -35,46 +37,6 @@ pub struct Options {
     pub threads: usize,
     /// Only phases whose name contains this.
     pub only: Option<String>,
-}
-
-/// What came of one phase.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Phase {
-    /// Name.
-    pub name: String,
-    /// Connections made, refused ones included.
-    pub connections: u64,
-    /// Connections a second, by the generator's clock.
-    pub per_second: f64,
-    /// Final events expected: one per end.
-    pub expected: u64,
-    /// Final events that came, each with the right bytes.
-    pub events: u64,
-    /// Final events counted as lost by the agent.
-    pub lost: u64,
-    /// Records of other kinds counted as lost.
-    pub lost_other_records: u64,
-    /// Payload bytes of the log: sent and received, both ends.
-    pub bytes: (u64, u64),
-    /// Payload bytes of the events.
-    pub event_bytes: (u64, u64),
-    /// Payload bytes counted as lost.
-    pub lost_bytes: (u64, u64),
-    /// Forwarded flows that came.
-    pub forwarded: u64,
-    /// Address pairs compared with the sockets, and how many conntrack told of as well.
-    pub pairs: (u64, u64),
-}
-
-/// What came of it all.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Report {
-    /// Seed of the run.
-    pub seed: u64,
-    /// By phase.
-    pub phases: Vec<Phase>,
-    /// Everything that is not as it must be; empty: passed.
-    pub faults: Vec<String>,
 }
 
 /// Largest batch between two looks at the ledger.
@@ -313,181 +275,4 @@ impl Run<'_> {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
-
-    fn compare(&mut self, phase: &mut Phase, lines: &[Line], before: &Ledger, after: &Ledger) -> Result<()> {
-        let mut collected = std::mem::take(
-            &mut *self
-                .collected
-                .lock()
-                .map_err(|_| anyhow::anyhow!("the reader panicked"))?,
-        );
-        for fault in collected.faults.drain(..) {
-            self.fault(|| fault);
-        }
-        let (mut missing, mut missing_bytes) = (0u64, (0u64, 0u64));
-        for line in lines {
-            let (out, back) = (u64::from(line.to_server), u64::from(line.to_client));
-            let ends = [
-                (line.client, "client", out, back),
-                (line.server, "server", back, out),
-            ];
-            for (cookie, role, sent, received) in ends.into_iter().filter(|end| end.0 != 0) {
-                phase.bytes.0 += sent;
-                phase.bytes.1 += received;
-                let Some(event) = collected.ends.remove(&cookie) else {
-                    missing += 1;
-                    missing_bytes.0 += sent;
-                    missing_bytes.1 += received;
-                    if !self.exact {
-                        self.fault(|| format!("no final {role} event of {line:?}"));
-                    }
-                    continue;
-                };
-                phase.events += 1;
-                phase.event_bytes.0 += event.sent;
-                phase.event_bytes.1 += event.received;
-                if let Some(fault) = self.differs(&event, line, role, sent, received) {
-                    self.fault(|| format!("{fault}: {event:?} of {line:?}"));
-                }
-                if self.way == Way::Nat {
-                    phase.pairs.0 += 1;
-                }
-            }
-        }
-        let lost = after.lost_finals - before.lost_finals;
-        let lost_bytes = (
-            after.lost_bytes.0 - before.lost_bytes.0,
-            after.lost_bytes.1 - before.lost_bytes.1,
-        );
-        phase.lost += lost;
-        phase.lost_bytes.0 += lost_bytes.0;
-        phase.lost_bytes.1 += lost_bytes.1;
-        if self.exact && (missing != lost || missing_bytes != lost_bytes) {
-            self.fault(|| {
-                format!(
-                    "{missing} final events with {missing_bytes:?} bytes are missing, \
-                     {lost} with {lost_bytes:?} are counted as lost"
-                )
-            });
-        }
-        if self.way != Way::Loopback {
-            let forwarded = collected.forwarded(self.lab.inode("gw")?);
-            phase.forwarded += forwarded;
-            if forwarded != lines.len() as u64 {
-                self.fault(|| format!("{forwarded} forwarded flows for {} connections", lines.len()));
-            }
-        }
-        Ok(())
-    }
-
-    /// In what an event differs from the log, if it does.
-    fn differs(&self, event: &Ends, line: &Line, role: &str, sent: u64, received: u64) -> Option<String> {
-        if event.count != 1 {
-            return Some(format!("{} final events", event.count));
-        }
-        if event.role != role {
-            return Some(format!("role is not {role}"));
-        }
-        if event.failed != (line.ending == Ending::Refused) {
-            return Some("state is wrong".to_owned());
-        }
-        if (event.sent, event.received) != (sent, received) {
-            return Some(format!("bytes are not {sent} and {received}"));
-        }
-        // The same addresses whether translated or not: what each socket has, and what the other one has.
-        let [internal, external, peer, actual] = match (line.ending, role) {
-            (Ending::Refused, _) => return None,
-            (_, "client") => [
-                line.client_local,
-                line.server_remote,
-                line.dialed,
-                line.server_local,
-            ],
-            _ => [
-                line.server_local,
-                line.dialed,
-                line.server_remote,
-                line.client_local,
-            ],
-        };
-        // Hops were lost: of these connections it cannot be told, and is not guessed.
-        if self.stopped && event.nat == "unresolved" {
-            let want = [Some(internal), None, Some(peer), None];
-            return (event.addresses != want).then(|| format!("addresses are not {want:?}"));
-        }
-        let status = if self.way == Way::Nat { "snat+dnat" } else { "none" };
-        if event.nat != status {
-            return Some(format!("nat.status is not {status}"));
-        }
-        let want = [internal, external, peer, actual].map(Some);
-        (event.addresses != want).then(|| format!("addresses are not {want:?}"))
-    }
-
-    /// The sockets' view of the translation against conntrack's own events.
-    fn compare_pairs(
-        &mut self,
-        phase: &mut Phase,
-        lines: &[Line],
-        entries: BTreeMap<watch::Key, Vec<watch::Key>>,
-    ) -> Result<()> {
-        let mut told = 0;
-        for line in lines {
-            let Some(replies) = entries.get(&(line.client_local, line.dialed)) else {
-                continue;
-            };
-            told += 1;
-            if !replies.contains(&(line.server_local, line.server_remote)) {
-                self.fault(|| format!("conntrack says {replies:?} of {line:?}"));
-            }
-        }
-        phase.pairs.1 += told;
-        ensure!(
-            told > 0 || lines.is_empty(),
-            "conntrack told of no connection at all"
-        );
-        Ok(())
-    }
-}
-
-/// The report as a table.
-pub fn table(report: &Report) -> String {
-    let mut text = format!(
-        "{:<28} {:>9} {:>8} {:>9} {:>9} {:>8} {:>9} {:>15} {:>15} {:>12} {:>9}\n",
-        "phase",
-        "conns",
-        "conn/s",
-        "expected",
-        "events",
-        "lost",
-        "lost rec",
-        "bytes",
-        "event bytes",
-        "lost bytes",
-        "forwarded"
-    );
-    for p in &report.phases {
-        text.push_str(&format!(
-            "{:<28} {:>9} {:>8.0} {:>9} {:>9} {:>8} {:>9} {:>15} {:>15} {:>12} {:>9}\n",
-            p.name,
-            p.connections,
-            p.per_second,
-            p.expected,
-            p.events,
-            p.lost,
-            p.lost_other_records,
-            p.bytes.0 + p.bytes.1,
-            p.event_bytes.0 + p.event_bytes.1,
-            p.lost_bytes.0 + p.lost_bytes.1,
-            p.forwarded
-        ));
-    }
-    text
-}
-
-/// Fails with the faults, if there are any.
-pub fn must_pass(report: &Report) -> Result<()> {
-    if report.faults.is_empty() {
-        return Ok(());
-    }
-    bail!("{}\n{}", report.faults.join("\n"), table(report))
 }

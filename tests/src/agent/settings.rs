@@ -1,0 +1,56 @@
+//! What an agent under test is started with.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Settings of one agent.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Lines for `[probe]`.
+    pub probe: String,
+    /// Lines for `[flow]`.
+    pub flow: String,
+    /// More sections.
+    pub sections: String,
+    /// More arguments for `run`.
+    pub args: Vec<String>,
+    /// Do not ask for events on stdout.
+    pub silent: bool,
+}
+
+/// The binary under test.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("NETPROBE_BIN") {
+        return Ok(path.into());
+    }
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    ["release/netprobe", "debug/netprobe"]
+        .iter()
+        .map(|name| target.join(name))
+        .find(|path| path.exists())
+        .context(
+            "no netprobe binary: build it (`cargo build --release -p netprobe-agent`) or set NETPROBE_BIN",
+        )
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Writes a configuration into `folder`; its path and the API's address.
+pub fn write_config(folder: &Path, settings: &Settings) -> Result<(PathBuf, SocketAddr)> {
+    let listen = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+    let path = folder.join("netprobe.toml");
+    let text = format!(
+        "[probe]\n{}\n[flow]\n{}\n[api]\nlisten = \"{listen}\"\nsocket = \"{}\"\n{}\n",
+        settings.probe,
+        settings.flow,
+        folder.join("api.sock").display(),
+        settings.sections
+    );
+    std::fs::write(&path, text)?;
+    Ok((path, listen))
+}
