@@ -9,6 +9,7 @@ mod faults;
 mod filters;
 mod generator;
 mod ladder;
+mod metrics;
 mod nat;
 mod older;
 mod process;
@@ -188,6 +189,7 @@ pub(crate) fn all() -> Vec<Case> {
         filters::CASES,
         faults::CASES,
         ladder::CASES,
+        metrics::CASES,
         ring::CASES,
         start::CASES,
         stream::CASES,

@@ -1,18 +1,22 @@
 //! Events over WebSocket: the same as on every other way, as they come.
 
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use netprobe_tests::agent::Agent;
+use netprobe_tests::agent::{Agent, Settings};
 use netprobe_tests::event::Event;
+use netprobe_tests::lab::{self, addr};
 use tungstenite::{Message, WebSocket, client};
 
+use super::metrics::{Page, comes_to};
 use super::{Case, Pair, check};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("stream_has_the_events_of_stdout", same_events),
     Case::new("stream_filters_at_the_server", filters),
+    Case::new("stream_clients_and_frames_are_counted", counted),
 ];
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -95,4 +99,48 @@ fn filters() -> Result<()> {
     let (_, wanted) = pair.finish(client, server)?;
     let first: Event = serde_json::from_str(&stream.text()?)?;
     check(&first, "the first frame", first.seq, wanted.seq)
+}
+
+fn counted() -> Result<()> {
+    const CLIENTS: &str = "netprobe_stream_clients";
+    const EVENTS: &str = "netprobe_stream_events_total";
+    const ENDED: &str = "netprobe_stream_clients_ended_total";
+    let (sent, filtered) = ([("result", "sent")], [("result", "filtered")]);
+    let agent = Arc::new(Agent::start(&Settings {
+        sections: "[stream]\nmax_clients = 1".to_owned(),
+        ..Settings::default()
+    })?);
+    let before = Page::scrape(&agent)?;
+    for (family, labels) in [
+        (CLIENTS, &[][..]),
+        (EVENTS, &sent),
+        (EVENTS, &filtered),
+        (ENDED, &[("reason", "refused")]),
+    ] {
+        ensure!(
+            before.sum(family, labels) == Some(0.0),
+            "{family} {labels:?} before"
+        );
+    }
+    let (lab, at) = (lab::gateway()?, addr("127.0.0.1", 30_431));
+    let mut pair = Pair::over(lab, agent.clone(), "streamcount", "cli", "cli", at)?;
+    let (mut stream, _) = Stream::open(&agent, "port=30431&filter=role==server")?;
+    comes_to(&agent, CLIENTS, &[], 1.0)?;
+    ensure!(Stream::open(&agent, "").is_err(), "there was room for one only");
+    comes_to(&agent, ENDED, &[("reason", "refused")], 1.0)?;
+    for _ in 0..3 {
+        let (client, server) = pair.open()?;
+        let (_, wanted) = pair.finish(client, server)?;
+        stream.numbered(wanted.seq.context("no seq")?)?;
+    }
+    // The greeting is no event.
+    comes_to(&agent, EVENTS, &sent, 3.0)?;
+    let left_out = Page::scrape(&agent)?.sum(EVENTS, &filtered);
+    ensure!(left_out >= Some(3.0), "{left_out:?}: the client's ends at least");
+    ensure!(
+        Page::scrape(&agent)?.sum(EVENTS, &[("result", "missed")]) == Some(0.0),
+        "missed by a client that keeps up"
+    );
+    drop(stream);
+    comes_to(&agent, CLIENTS, &[], 0.0)
 }

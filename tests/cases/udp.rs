@@ -47,7 +47,12 @@ fn check_datagrams(event: &Event, out: u64, back: u64) -> Result<()> {
     check(event, "connect_ms", flow.connect_ms, None)
 }
 
-fn udp(endpoint: &mut Endpoint, bind: Option<SocketAddr>, peer: Option<SocketAddr>) -> Result<(u32, Reply)> {
+/// Opens a socket.
+pub(super) fn udp(
+    endpoint: &mut Endpoint,
+    bind: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
+) -> Result<(u32, Reply)> {
     let reply = endpoint.call(Cmd::Udp { bind, peer })?;
     Ok((reply.socket.context("no socket")?, reply))
 }
