@@ -176,7 +176,9 @@ fn accounting_notice() -> Option<String> {
                 .to_owned(),
         ),
         Ok(None) => {
-            Some("connection tracking is not loaded: nothing is translated in this namespace".to_owned())
+            Some("connection tracking is not loaded: nothing is translated in this namespace until it is (found without a \
+             restart)"
+                .to_owned())
         }
         Err(error) => Some(format!("conntrack accounting cannot be read: {error}")),
     }

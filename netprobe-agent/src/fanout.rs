@@ -220,6 +220,11 @@ impl Fanout {
         self.next_seq += 1;
         event.seq = Some(seq);
         event.ts = (self.clock)();
+        if event.started_at.is_some_and(|began| began > event.ts) {
+            // The wall clock was set since the event was made. How long it took is known all the same.
+            let took = event.elapsed_ms.unwrap_or_default() * 1e6;
+            event.started_at = Some(Nanos(event.ts.0.saturating_sub(took as i64)));
+        }
         self.emitted[event.kind as usize] += 1;
         let event = Arc::new(event);
         for slot in &mut self.slots {

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use netprobe_common::{COUNTERS as COUNTER_COUNT, FlowKey, FlowRecord, UdpCounters, UdpKey};
 
-use crate::{accept::Early, conn::Conn, nat::Handshake, udp::Peer};
+use crate::{accept::Early, conn::Conn, hooks::connect_return::ConnectCall, nat::Handshake, udp::Peer};
 
 /// The one way of records to the agent. The agent sets the size (`probe.ring_bytes`) before load.
 #[map]
@@ -45,6 +45,10 @@ pub static HANDSHAKES: LruHashMap<u64, Handshake> = LruHashMap::with_max_entries
 /// own. Wanted until that call; LRU because an application need not make one.
 #[map]
 pub static REFUSED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(16384, 0);
+
+/// Connect calls under way, by thread, where only kprobes tell how they end. LRU because the return of one may be missed.
+#[map]
+pub static CONNECT_CALLS: LruHashMap<u64, ConnectCall> = LruHashMap::with_max_entries(4096, 0);
 
 /// Accepts that overtook their connection's ESTABLISHED, by its addresses. Wanted for microseconds, with fast open for a
 /// round trip; LRU because the ESTABLISHED may never come.

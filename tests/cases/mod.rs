@@ -9,6 +9,7 @@ mod faults;
 mod filters;
 mod generator;
 mod ladder;
+mod machine;
 mod metrics;
 mod nat;
 mod older;
@@ -97,6 +98,8 @@ pub(crate) enum Need {
     Speed,
     /// A kernel of at least this version.
     Kernel(u32, u32),
+    /// The virtual machine of the kernel tests: the case changes what belongs to the whole machine.
+    TestMachine,
 }
 
 /// A need that is not met.
@@ -129,7 +132,12 @@ impl Need {
             Need::Kernel(major, minor) if tools::kernel()? < (major, minor) => {
                 format!("the kernel is older than {major}.{minor}")
             }
-            Need::Program(_) | Need::File(_) | Need::Kernel(..) | Need::Speed => return None,
+            Need::TestMachine if !in_vm() => {
+                "it changes clock or modules, which it may in the test machine only".to_owned()
+            }
+            Need::Program(_) | Need::File(_) | Need::Kernel(..) | Need::TestMachine | Need::Speed => {
+                return None;
+            }
         };
         Some(Lack { need: self, reason })
     }
@@ -168,6 +176,7 @@ pub(crate) fn skip_permitted(_case: &str, lack: &Lack) -> bool {
         Need::KernelTls => !in_vm(),
         // What the limits say is not there before.
         Need::Kernel(..) => true,
+        Need::TestMachine => !in_vm(),
         Need::Speed | Need::File(_) => in_vm(),
     }
 }
@@ -196,7 +205,9 @@ pub(crate) fn all() -> Vec<Case> {
         dashboard::CASES,
         programs::CASES,
         prometheus::CASES,
+        machine::CASES,
         whole::CASES,
+        machine::LAST,
     ] {
         cases.extend(topic.iter().map(|case| Case { ..*case }));
     }

@@ -33,7 +33,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// One connection through a gateway, from all sides.
-struct Sides {
+pub(super) struct Sides {
     client: Connection,
     server: Connection,
     c: Arc<Event>,
@@ -42,7 +42,7 @@ struct Sides {
 }
 
 /// Opens a connection to `dialed`, moves 100 bytes out and 5000 back, closes, and asks conntrack in `gw`.
-fn travel(pair: &mut Pair, gw: &str, dialed: SocketAddr) -> Result<Sides> {
+pub(super) fn travel(pair: &mut Pair, gw: &str, dialed: SocketAddr) -> Result<Sides> {
     let (client, server) = pair.open_to(dialed)?;
     pair.cli.send(client.socket, 100)?;
     pair.srv.recv(server.socket, 100)?;
@@ -77,7 +77,7 @@ fn hops(event: &Event) -> Vec<Hop> {
 }
 
 /// Checks addresses and translation of both ends against one conntrack entry.
-fn check_ends(pair: &Pair, gw: &str, sides: &Sides, status: &str) -> Result<()> {
+pub(super) fn check_ends(pair: &Pair, gw: &str, sides: &Sides, status: &str) -> Result<()> {
     let Sides {
         client,
         server,
@@ -117,7 +117,7 @@ fn check_bound(sides: &Sides) -> Result<()> {
 }
 
 /// Checks the gateway's own event against one conntrack entry.
-fn check_forwarded(pair: &Pair, gw: &str, sides: &Sides, status: &str) -> Result<Arc<Event>> {
+pub(super) fn check_forwarded(pair: &Pair, gw: &str, sides: &Sides, status: &str) -> Result<Arc<Event>> {
     let entry = &sides.entry;
     let f = pair
         .agent

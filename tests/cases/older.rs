@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use netprobe_tests::agent::{Agent, Settings};
+use netprobe_tests::agent::{Agent, PATIENCE, Settings};
 use netprobe_tests::event::{Event, plain};
 use netprobe_tests::lab::{self, addr};
 use netprobe_tests::traffic::{Connection, Endpoint};
+use netprobe_tests::wait_for;
+use nix::sys::signal::Signal;
 
 use super::{Case, check, check_bytes, check_process, hold, nat_status, reason};
 
@@ -14,6 +16,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("older_than_the_agent", older),
     Case::new("older_than_the_agent_through_nat", older_through_nat),
     Case::new("outlives_the_agent", outlives),
+    Case::new("outlives_a_killed_agent", outlives_killed),
+    Case::new("two_agents_at_once", two_agents),
 ];
 
 /// The final event of a socket, whatever its role was found to be.
@@ -171,4 +175,81 @@ fn outlives() -> Result<()> {
         .filter(|e| e.is_final() && e.cookie() == Some(cookie))
         .count();
     check(&c, "final events in the first run", finals, 0)
+}
+
+/// Ids of the BPF programs a process holds.
+fn programs_of(pid: u32) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        let text = std::fs::read_to_string(entry?.path())?;
+        ids.extend(
+            text.lines()
+                .filter_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u32>().ok()),
+        );
+    }
+    Ok(ids)
+}
+
+/// Of these programs, those the kernel still has.
+fn still_loaded(ids: &[u32]) -> Vec<u32> {
+    aya::programs::loaded_programs()
+        .filter_map(|program| Some(program.ok()?.id()))
+        .filter(|id| ids.contains(id))
+        .collect()
+}
+
+/// Killed without a chance to clean up, the agent leaves nothing in the kernel, and the next one goes on.
+fn outlives_killed() -> Result<()> {
+    let first = Agent::start(&Settings::default())?;
+    let mut talk = opened("cli", addr("127.0.0.1", 0), addr("127.0.0.1", 0))?;
+    let programs = programs_of(first.pid())?;
+    ensure!(
+        !programs.is_empty() && !still_loaded(&programs).is_empty(),
+        "an agent without programs: {programs:?}"
+    );
+    first.signal(Signal::SIGKILL)?;
+    drop(first);
+    wait_for(
+        "the kernel to drop the programs of a killed agent",
+        PATIENCE,
+        || still_loaded(&programs).is_empty().then_some(()),
+    )?;
+    let next = Agent::start(&Settings::default())?;
+    let (c, s) = talk.go_on(&next, 3, 4)?;
+    for event in [&c, &s] {
+        check(event, "flag partial", event.has_flag("partial"), true)?;
+    }
+    check_bytes(&c, 3, 4)?;
+    check_bytes(&s, 4, 3)
+}
+
+/// Two agents see the same, each in its own run; the end of one is nothing to the other.
+fn two_agents() -> Result<()> {
+    let (a, b) = (
+        Agent::start(&Settings::default())?,
+        Agent::start(&Settings::default())?,
+    );
+    let mut talk = opened("cli", addr("127.0.0.1", 0), addr("127.0.0.1", 0))?;
+    let (of_a, _) = talk.go_on(&a, 8, 9)?;
+    let of_b = final_of(&b, &talk.cli, &talk.client)?;
+    for event in [&of_a, &of_b] {
+        check_bytes(event, 5008, 709)?;
+        check_process(event, &talk.cli)?;
+        check(event, "flag partial", event.has_flag("partial"), false)?;
+    }
+    check(&of_a, "connection_id", &of_a.connection_id, &of_b.connection_id)?;
+    check(&of_a, "trace_id", &of_a.trace_id, &of_b.trace_id)?;
+    hold(&of_a, "two runs", of_a.run != of_b.run)?;
+    let stopped = b.stop()?;
+    ensure!(
+        stopped.status.success(),
+        "it ended with {}: {}",
+        stopped.status,
+        stopped.log
+    );
+    let mut talk = opened("cli", addr("127.0.0.1", 0), addr("127.0.0.1", 0))?;
+    let (c, s) = talk.go_on(&a, 1, 2)?;
+    check_bytes(&c, 5001, 702)?;
+    check_bytes(&s, 702, 5001)?;
+    a.ledger_at_rest(PATIENCE).map(drop)
 }

@@ -97,6 +97,19 @@ fn gap(reason: &'static str, count: u64, from: Option<u64>, to: u64) -> Gap {
 }
 
 #[test]
+fn no_event_begins_after_it_is_told() {
+    let mut fanout = fanout(&[]);
+    let mut made_before_the_clock_was_set_back = event();
+    made_before_the_clock_was_set_back.started_at = Some(Nanos(5_000_000_000));
+    made_before_the_clock_was_set_back.elapsed_ms = Some(2.0);
+    let told = fanout.emit(made_before_the_clock_was_set_back);
+    assert_eq!((told.ts, told.started_at), (Nanos(1), Some(Nanos(1 - 2_000_000))));
+    let mut right = event();
+    right.started_at = Some(Nanos(2));
+    assert_eq!(fanout.emit(right).started_at, Some(Nanos(2)));
+}
+
+#[test]
 fn numbers_and_stamps_without_holes() {
     let (one, two) = (
         Scripted::default(),

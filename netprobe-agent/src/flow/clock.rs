@@ -35,6 +35,15 @@ impl WallClock {
         WallClock { offset_ns: best.1 }
     }
 
+    /// Takes over at once when the wall clock was set; being steered can wait for the next [`WallClock::new`].
+    pub fn follow(&mut self) {
+        const STEP_NS: i64 = 1_000_000;
+        let now = nanos(ClockId::Realtime) - nanos(ClockId::Monotonic);
+        if (now - self.offset_ns).abs() > STEP_NS {
+            *self = WallClock::new();
+        }
+    }
+
     /// The wall-clock time of a monotonic one.
     pub fn at(self, monotonic_ns: u64) -> Nanos {
         Nanos(monotonic_ns as i64 + self.offset_ns)

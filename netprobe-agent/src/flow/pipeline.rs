@@ -130,6 +130,7 @@ impl Pipeline {
         self.state.begin_takeover();
         self.survey(Purpose::Baseline);
         while !stop.load(Ordering::Relaxed) {
+            self.state.maker.wall.follow();
             self.drain();
             if self.ring.is_emptied()
                 && let Err(error) = self.ring.wait(every)

@@ -2,6 +2,7 @@
 
 mod accept_exit;
 mod connect_exit;
+pub mod connect_return;
 mod conntrack_confirm;
 mod destroy_sock;
 mod make_cookie;
