@@ -183,8 +183,12 @@ impl Service {
             Some(cursor) => Some(cursor.parse().map_err(|_| bad_cursor(cursor))?),
         };
         let mut flows = Vec::new();
+        // No more than the page can take, and one that tells whether there are more. When the filter leaves some out,
+        // larger bites follow.
+        let mut at_once = FLOWS_AT_ONCE.min(listing.limit + 1);
         loop {
-            let page = self.handle.flows(after, FLOWS_AT_ONCE).await?;
+            let page = self.handle.flows(after, at_once).await?;
+            at_once = FLOWS_AT_ONCE;
             for (position, flow) in page.flows {
                 if flows.len() == listing.limit {
                     return Ok(flows_answer(flows, after));
