@@ -28,7 +28,7 @@ use hyper_util::{
 use tokio::sync::watch;
 
 pub use dto::{
-    API_VERSION, EventsAnswer, FlowsAnswer, Health, HealthCheck, NetworkAnswer, ProbeAnswer,
+    API_VERSION, ArchiveAnswer, EventsAnswer, FlowsAnswer, Health, HealthCheck, NetworkAnswer, ProbeAnswer,
     ResilienceAnswer, Saturation, Table, Target,
 };
 pub use listen::{Control, Listeners};

@@ -14,9 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     api::{Listeners, Server, Service},
+    archive::{Archive, Started},
     config::{Config, Loaded},
     error::AgentError,
-    event::Origin,
+    event::{Event, Origin},
     fanout::{Fanout, Sink},
     flow::{
         clock::WallClock,
@@ -80,7 +81,7 @@ pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
     if let Some(output) = output {
         sinks.push(Box::new(output));
     }
-    let pipeline = pipeline(origin.clone(), attached, &config, metrics.clone(), sinks, queries)?;
+    let (pipeline, archive) = pipeline(origin.clone(), attached, &config, metrics.clone(), sinks, queries)?;
 
     let mut steering = Steering::new(loaded, listeners.control(), pipeline.kernel_log.clone());
     // Everything is open and attached; threads have what the one that starts them has.
@@ -92,6 +93,7 @@ pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
         Service {
             handle,
             metrics,
+            archive,
             stream: Gateway::new(recent.clone(), origin.clone(), config.stream.clone()),
             recent,
             run: origin.run,
@@ -191,7 +193,7 @@ fn pipeline(
     metrics: Arc<Metrics>,
     sinks: Vec<Box<dyn Sink>>,
     queries: tokio::sync::mpsc::Receiver<query::Query>,
-) -> Result<Pipeline, AgentError> {
+) -> Result<(Pipeline, Option<Archive>), AgentError> {
     let Attached {
         mut probe,
         kernel,
@@ -204,6 +206,7 @@ fn pipeline(
     for sink in sinks {
         fanout.add(sink);
     }
+    let archive = archive(config, &origin, &mut fanout);
     let maker = Maker {
         origin,
         wall: WallClock::new(),
@@ -213,7 +216,9 @@ fn pipeline(
     let state = State::new(&config.flow, maker, fanout, metrics);
     let mut reporter = Reporter::new(kernel, &probe, config.probe.statistics);
     reporter.notices.extend(accounting_notice());
-    Ok(Pipeline::new(
+    let (archive, notice) = archive.unzip();
+    reporter.notices.extend(notice.flatten());
+    let pipeline = Pipeline::new(
         Source {
             probe,
             ring,
@@ -225,7 +230,26 @@ fn pipeline(
         reporter,
         config.clone(),
         own,
-    ))
+    );
+    Ok((pipeline, archive))
+}
+
+/// Adds the archive and tells what an earlier run lost; what others see of it, and what an operator should know.
+fn archive(config: &Config, origin: &Origin, fanout: &mut Fanout) -> Option<(Archive, Option<String>)> {
+    if !config.archive.enabled {
+        return None;
+    }
+    let Started {
+        archive,
+        sink,
+        gaps,
+        notice,
+    } = Archive::start(&config.archive, origin);
+    fanout.add(sink);
+    for gap in gaps {
+        fanout.emit(Event::gap(origin, gap));
+    }
+    Some((archive, notice))
 }
 
 /// The ladder's own name of the chosen method.

@@ -1,5 +1,6 @@
 //! The command line. Records go to stdout and nothing else does; a reader that goes away is success.
 
+mod archive;
 mod client;
 mod config;
 mod doctor;
@@ -75,6 +76,9 @@ Examples:
   netprobe flows --service nginx.service --filter 'bytes_sent>1000000'
   netprobe flows -o json | jq -r .peer_ip | sort | uniq -c")]
     Flows(flows::FlowsArgs),
+    /// The history: list, query, verify and restore it
+    #[command(subcommand)]
+    Archive(archive::ArchiveCommand),
     /// Check the configuration, or show what is in force
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -188,6 +192,7 @@ fn dispatch(command: Command) -> Result<(), AgentError> {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Observe(args) => observe::observe(&args),
         Command::Flows(args) => flows::flows(&args),
+        Command::Archive(command) => archive::archive(&command),
         Command::Config(command) => config::config(&command),
         Command::Token(command) => token::token(&command),
         Command::Openapi => print(crate::api::contract().as_bytes()),

@@ -4,6 +4,7 @@
 //! error carries the line; the comment of a field becomes its text in the default file and in the reference page.
 
 mod api;
+mod archive;
 mod flow;
 mod load;
 mod log;
@@ -19,6 +20,7 @@ mod value;
 use serde::{Deserialize, Serialize};
 
 pub use api::{Anonymous, ApiConfig};
+pub use archive::{ArchiveConfig, Place};
 pub use flow::FlowConfig;
 pub use load::{ConfigError, DEFAULT_PATH, Loaded, Profile, Source};
 pub use log::{LogConfig, LogFormat, LogLevel};
@@ -45,6 +47,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// Events over WebSocket.
     pub stream: StreamConfig,
+    /// The history.
+    pub archive: ArchiveConfig,
     /// Diagnostics.
     pub log: LogConfig,
 }

@@ -133,6 +133,17 @@ impl Filter {
         self.terms.is_empty()
     }
 
+    /// The one value a field must have for the filter to hold, when a term says so: what an index can be asked for.
+    pub fn demanded(&self, field: &str) -> Option<&str> {
+        let term = self.terms.iter().find(|term| {
+            term.field.name == field
+                && !term.negated
+                && term.op == Op::Equal
+                && matches!(term.operand, Operand::Text)
+        })?;
+        Some(&term.text)
+    }
+
     /// Whether every term holds for the event.
     pub fn matches(&self, event: &Event) -> bool {
         self.terms.iter().all(|term| term.matches(event))

@@ -7,6 +7,7 @@
 //! [`ProbeReport`] made for the scrape.
 
 mod accept;
+mod archive;
 mod count;
 mod histogram;
 mod labels;

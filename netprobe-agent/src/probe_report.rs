@@ -1,9 +1,11 @@
 //! What the agent says about itself: capabilities, programs, ledger, cost. Answer of `GET /api/v1/probe` and of
 //! `netprobe doctor -o json`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+
+use crate::event::Nanos;
 
 /// Name in [`ProbeReport::counters`] of the flows whose sum of calls and kernel counters differ beyond what is
 /// explained; it has a metric of its own.
@@ -39,6 +41,8 @@ pub struct ProbeReport {
     /// Whether connections older than the agent are still being listed and taken over.
     #[serde(default)]
     pub taking_over: bool,
+    /// Spool and archive; `null`: nothing is archived.
+    pub archive: Option<ArchiveReport>,
     /// What the agent itself uses.
     pub cost: Option<CostReport>,
     /// What keeps it within its budget.
@@ -132,6 +136,81 @@ pub struct StreamReport {
     pub filtered: u64,
     /// Numbers told as missed: slow clients, and resumptions that came too late.
     pub missed: u64,
+}
+
+/// Whether a way out of the agent works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Circuit {
+    /// It works, or there was nothing to do yet.
+    #[default]
+    Closed,
+    /// It failed, and is being tried.
+    HalfOpen,
+    /// It failed, and the next try waits.
+    Open,
+}
+
+impl Circuit {
+    /// Name in answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Circuit::Closed => "closed",
+            Circuit::HalfOpen => "half_open",
+            Circuit::Open => "open",
+        }
+    }
+}
+
+/// What the archive says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ArchiveReport {
+    /// The run whose numbers these are.
+    pub run: Arc<str>,
+    /// Where it goes.
+    pub url: String,
+    /// Every must-keep event up to this number is in the spool or in the archive, or a gap event that is tells of
+    /// its loss.
+    pub durable_seq: u64,
+    /// Events of this run that wait for the disk.
+    pub waiting: u64,
+    /// Events of this run in the spool, not in the archive yet.
+    pub spooled: u64,
+    /// Bytes of all files of the spool.
+    pub spool_bytes: u64,
+    /// Age of the oldest event that is in the spool only; 0: there is none.
+    pub spool_oldest_seconds: f64,
+    /// Segments that wait for the archive.
+    pub segments_waiting: u64,
+    /// Segments by what became of them.
+    pub segments: BTreeMap<String, u64>,
+    /// Bytes of objects the archive has taken.
+    pub archived_bytes: u64,
+    /// Files moved to quarantine.
+    pub quarantined: u64,
+    /// The way to the archive.
+    pub circuit: Circuit,
+    /// Tries that failed since the last success.
+    pub failures: u64,
+    /// Last time the archive took a segment.
+    pub last_success: Option<Nanos>,
+    /// Why the last try failed; `null` after a success.
+    pub last_error: Option<String>,
+    /// What keeps the spool from writing; `null` when nothing does.
+    pub disk_error: Option<String>,
+    /// Where the chain ends: a witness to be kept elsewhere.
+    pub head: Option<ChainHead>,
+}
+
+/// Where the chain ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ChainHead {
+    /// The chain.
+    pub chain_id: String,
+    /// Place of the last manifest.
+    pub index: u64,
+    /// SHA-256 of its file.
+    pub hash: String,
 }
 
 /// Both equations.

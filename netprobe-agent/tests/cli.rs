@@ -103,6 +103,7 @@ fn agent(name: &str, flows: Vec<Event>) -> Agent {
     let recent = Recent::new(100, usize::MAX);
     let metrics = Metrics::new(&MetricsConfig::default(), "boot".into());
     let service = Service {
+        archive: None,
         handle,
         metrics,
         stream: Gateway::new(recent.clone(), origin.clone(), StreamConfig::default()),

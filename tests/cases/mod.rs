@@ -1,5 +1,6 @@
 //! The cases, one topic a file, and what they share.
 
+mod archive;
 mod bytes;
 mod close;
 mod connect;
@@ -188,6 +189,7 @@ pub(crate) fn all() -> Vec<Case> {
         generator::CASES,
         connect::CASES,
         close::CASES,
+        archive::CASES,
         bytes::CASES,
         family::CASES,
         nat::CASES,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     event::{Event, Nanos},
     metrics::{Destination, PairReport},
-    probe_report::{GovernorReport, ProbeReport},
+    probe_report::{ArchiveReport, GovernorReport, ProbeReport},
 };
 
 /// Version of the API, in every JSON answer.
@@ -62,6 +62,19 @@ pub struct EventsAnswer {
     pub missed: u64,
     /// Whether the cursor was of another run of the agent, so that what came between is not known.
     pub run_changed: bool,
+}
+
+/// Answer of `/api/v1/archive`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ArchiveAnswer {
+    /// Version of the API.
+    pub api_version: String,
+    /// Events, in the order of hour, host, run and number.
+    pub events: Vec<Event>,
+    /// `cursor` of the next page; `null`: that was all.
+    pub next_cursor: Option<String>,
+    /// Segments that could not be read to their end, and why.
+    pub damaged: Vec<String>,
 }
 
 /// Answer of `/api/v1/probe`.
@@ -121,6 +134,8 @@ pub struct ResilienceAnswer {
     pub destinations: Vec<Destination>,
     /// Where the agent's events go.
     pub targets: Vec<Target>,
+    /// Spool and archive, with `durable_seq` of the run; `null`: nothing is archived.
+    pub archive: Option<ArchiveReport>,
     /// What keeps the agent within its budget, and what it sheds for that.
     pub governor: Option<GovernorReport>,
 }

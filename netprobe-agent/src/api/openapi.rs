@@ -108,11 +108,26 @@ impl IntoParams for EventParameters {
         let mut parameters = filters();
         parameters.extend(pages());
         parameters.push(query("last", "only the last so many that match", count()));
-        for (name, text) in [("since", "not before this time"), ("until", "before this time")] {
-            parameters.push(query(name, text, string().format(Some(date_time()))));
-        }
+        parameters.extend(times());
         parameters
     }
+}
+
+/// Query parameters of the history.
+pub(super) struct ArchiveParameters;
+
+impl IntoParams for ArchiveParameters {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let mut parameters = filters();
+        parameters.extend(pages());
+        parameters.extend(times());
+        parameters
+    }
+}
+
+fn times() -> [Parameter; 2] {
+    [("since", "not before this time"), ("until", "before this time")]
+        .map(|(name, text)| query(name, text, string().format(Some(date_time()))))
 }
 
 /// Query parameters of the stream.

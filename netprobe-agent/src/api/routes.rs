@@ -20,9 +20,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     access::{self, Access},
     dashboard,
-    dto::{EventsAnswer, FlowsAnswer, Health, NetworkAnswer, ProbeAnswer, ResilienceAnswer},
+    dto::{ArchiveAnswer, EventsAnswer, FlowsAnswer, Health, NetworkAnswer, ProbeAnswer, ResilienceAnswer},
     limits, openapi,
-    openapi::{EventParameters, FlowParameters},
+    openapi::{ArchiveParameters, EventParameters, FlowParameters},
     operate,
     problem::{Problem, Problems},
     service::{Listing, Service, ServiceError},
@@ -71,6 +71,7 @@ pub(super) fn paths() -> OpenApiRouter<App> {
         .routes(routes!(resilience))
         .routes(routes!(flows))
         .routes(routes!(events))
+        .routes(routes!(archive))
         .routes(routes!(probe))
         .routes(routes!(stream::stream))
         .routes(routes!(operate::log, operate::set_log))
@@ -200,6 +201,14 @@ async fn events(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) 
     answer(async { service.events(&listing(query.as_deref(), &allowed)?).await }.await)
 }
 
+/// The history: events of the archive, page by page, of the last 24 hours when `since` does not say otherwise.
+#[utoipa::path(get, path = "/api/v1/archive", tag = "read", params(ArchiveParameters),
+    responses((status = 200, description = "A page", body = ArchiveAnswer), Problems))]
+async fn archive(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Response {
+    let allowed = ["cursor", "limit", "since", "until"];
+    answer(async { service.archive(&listing(query.as_deref(), &allowed)?).await }.await)
+}
+
 /// Methods, programs, maps, both equations of the ledger, and what the agent costs.
 #[utoipa::path(get, path = "/api/v1/probe", tag = "read",
     responses((status = 200, description = "The report", body = ProbeAnswer), Problems))]
@@ -239,7 +248,7 @@ fn answer(result: Result<impl serde::Serialize, ServiceError>) -> Response {
 impl IntoResponse for ServiceError {
     fn into_response(self) -> Response {
         let status = match &self {
-            ServiceError::Pipeline(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ServiceError::Pipeline(_) | ServiceError::Archive(_) => StatusCode::SERVICE_UNAVAILABLE,
             ServiceError::BadRequest(_) => StatusCode::BAD_REQUEST,
         };
         Problem::new(status, self.to_string()).into_response()

@@ -6,10 +6,15 @@ use std::{
 };
 
 use super::dto::{
-    API_VERSION, EventsAnswer, FlowsAnswer, Health, HealthCheck, NetworkAnswer, ProbeAnswer,
+    API_VERSION, ArchiveAnswer, EventsAnswer, FlowsAnswer, Health, HealthCheck, NetworkAnswer, ProbeAnswer,
     ResilienceAnswer, Saturation, Table, Target,
 };
 use crate::{
+    archive::{
+        self, Archive,
+        page::{self, Cursor, Question},
+        read::Span,
+    },
     event::{Event, Nanos},
     filter::Filter,
     metrics::{Format, Metrics},
@@ -37,6 +42,8 @@ pub struct Service {
     pub recent: Recent,
     /// Events as they come.
     pub stream: Arc<Gateway>,
+    /// The history; `None`: nothing is archived.
+    pub archive: Option<Archive>,
     /// Run of the agent, part of cursors.
     pub run: Arc<str>,
 }
@@ -68,6 +75,8 @@ pub(super) enum ServiceError {
     Pipeline(#[from] QueryError),
     #[error("{0}")]
     BadRequest(String),
+    #[error("the archive cannot be read: {0}")]
+    Archive(String),
 }
 
 impl Service {
@@ -124,10 +133,11 @@ impl Service {
         })
     }
 
-    /// What the pipeline knows of itself, and the stream's clients.
+    /// What the pipeline knows of itself, the stream's clients, and the archive.
     async fn report(&self) -> Result<ProbeReport, ServiceError> {
         let mut report = *self.handle.probe().await?;
         report.stream = Some(self.stream.report());
+        report.archive = self.archive.as_ref().map(Archive::report);
         Ok(report)
     }
 
@@ -160,18 +170,23 @@ impl Service {
     pub(super) async fn resilience(&self) -> Result<ResilienceAnswer, ServiceError> {
         let report = self.report().await?;
         let sinks = report.ledger.into_iter().flat_map(|ledger| ledger.sinks);
-        let targets = sinks.map(|sink| Target {
-            target: sink.sink,
-            circuit: None,
-            queued: sink.queued,
-            lost: sink.lost.values().sum(),
-            last_success: None,
+        let targets = sinks.map(|sink| {
+            let archive = report.archive.as_ref().filter(|_| sink.sink == archive::NAME);
+            Target {
+                circuit: archive.map(|archive| archive.circuit.name().to_owned()),
+                last_success: archive.and_then(|archive| archive.last_success),
+                target: sink.sink,
+                queued: sink.queued,
+                lost: sink.lost.values().sum(),
+            }
         });
+        let targets = targets.collect();
         Ok(ResilienceAnswer {
             api_version: API_VERSION.to_owned(),
             run: self.run.to_string(),
             destinations: self.metrics.destinations(),
-            targets: targets.collect(),
+            targets,
+            archive: report.archive,
             governor: report.governor,
         })
     }
@@ -205,6 +220,40 @@ impl Service {
                 return Ok(flows_answer(flows, after));
             }
         }
+    }
+
+    /// The history, from the archive itself.
+    pub(super) async fn archive(&self, listing: &Listing) -> Result<ArchiveAnswer, ServiceError> {
+        let archive = self.archive.as_ref().ok_or_else(|| {
+            ServiceError::BadRequest("nothing is archived: `archive.enabled` is false".to_owned())
+        })?;
+        let after = match &listing.cursor {
+            None => None,
+            Some(cursor) => Some(Cursor::parse(cursor).ok_or_else(|| bad_cursor(cursor))?),
+        };
+        let a_day_ago = || Nanos(Nanos::now().0.saturating_sub(86_400_000_000_000));
+        let question = Question {
+            span: Span {
+                since: Some(listing.since.unwrap_or_else(a_day_ago)),
+                until: listing.until,
+            },
+            filter: listing.filter.clone(),
+            after,
+            limit: listing.limit,
+            patience: LISTING_TIME,
+        };
+        let store = archive
+            .store()
+            .map_err(|error| ServiceError::Archive(error.to_string()))?;
+        let page = page::page(&store, &question)
+            .await
+            .map_err(|error| ServiceError::Archive(error.to_string()))?;
+        Ok(ArchiveAnswer {
+            api_version: API_VERSION.to_owned(),
+            events: page.events,
+            next_cursor: page.next.map(|cursor| cursor.text()),
+            damaged: page.damaged,
+        })
     }
 
     pub(super) async fn events(&self, listing: &Listing) -> Result<EventsAnswer, ServiceError> {

@@ -126,6 +126,7 @@ fn start_with(config: ApiConfig, pipeline: Pipeline) -> Api {
     let recent = Recent::new(50, usize::MAX);
     let metrics = Metrics::new(&MetricsConfig::default(), fixture::origin().boot_id);
     let service = Service {
+        archive: None,
         handle,
         metrics: metrics.clone(),
         recent: recent.clone(),

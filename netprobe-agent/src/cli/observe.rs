@@ -61,7 +61,7 @@ pub(super) struct ObserveArgs {
 }
 
 /// A time, or how long ago.
-fn time(text: &str) -> Result<Nanos, String> {
+pub(super) fn time(text: &str) -> Result<Nanos, String> {
     if let Ok(time) = Nanos::parse(text) {
         return Ok(time);
     }

@@ -162,7 +162,7 @@ fn errors_say_where_and_what_is_allowed() {
         ),
         (
             "[lag]\nlevel = 1\n",
-            "np.toml, line 1: unknown field `lag`, expected one of `probe`, `flow`, `metrics`, `api`, `stream`, `log`",
+            "np.toml, line 1: unknown field `lag`, expected one of `probe`, `flow`, `metrics`, `api`, `stream`, `archive`, `log`",
         ),
         (
             "[probe]\ncidrs_only = [\n  \"10.0.0.0/8\",\n  \"10.1.0.0/16\",\n]\n",

@@ -199,3 +199,22 @@ fn the_documentation_names_every_field_and_flag() {
         assert!(page.contains(&format!("`{flag}`")), "{flag}");
     }
 }
+
+#[test]
+fn a_demanded_value_is_one_that_nothing_else_can_stand_for() {
+    let demanded = |text: &str| {
+        let filter = Filter::parse(text).unwrap();
+        filter.demanded("service").map(str::to_owned)
+    };
+    assert_eq!(demanded("port==80,service==nginx").as_deref(), Some("nginx"));
+    for text in [
+        "service!=nginx",
+        "!service==nginx",
+        "service~nginx",
+        "service==null",
+        "comm==nginx",
+        "",
+    ] {
+        assert_eq!(demanded(text), None, "{text}");
+    }
+}

@@ -93,8 +93,9 @@ impl Reporter {
             }),
             ledger: None,
             counters: BTreeMap::new(),
-            // The API adds its clients.
+            // The API adds its clients, and what the archive says.
             stream: None,
+            archive: None,
             cost: cost(&self.programs),
             governor: None,
             listen_overflows: self.listen_overflows.clone(),

@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use super::page::{Kind, Page, Value};
 use crate::probe_report::{BYTE_DISAGREEMENTS, ProbeReport};
 
-type Series<'a, V> = Vec<(Vec<(&'static str, &'a str)>, V)>;
+pub(super) type Series<'a, V> = Vec<(Vec<(&'static str, &'a str)>, V)>;
 
 /// Writes the families of a report.
 pub(super) fn write(report: &ProbeReport, page: &mut dyn Page) {
     let mut to = Writer(page);
     to.ledger(report);
     to.kernel(report);
+    to.archive(report);
     to.agent(report);
 }
 
-struct Writer<'a>(&'a mut dyn Page);
+pub(super) struct Writer<'a>(&'a mut dyn Page);
 
 impl Writer<'_> {
     fn ledger(&mut self, report: &ProbeReport) {
@@ -251,11 +252,11 @@ impl Writer<'_> {
         );
     }
 
-    fn counters<V: Into<Value>>(&mut self, name: &str, help: &str, series: Series<'_, V>) {
+    pub(super) fn counters<V: Into<Value>>(&mut self, name: &str, help: &str, series: Series<'_, V>) {
         self.family(name, help, Kind::Counter, series);
     }
 
-    fn gauges<V: Into<Value>>(&mut self, name: &str, help: &str, series: Series<'_, V>) {
+    pub(super) fn gauges<V: Into<Value>>(&mut self, name: &str, help: &str, series: Series<'_, V>) {
         self.family(name, help, Kind::Gauge, series);
     }
 
@@ -267,7 +268,7 @@ impl Writer<'_> {
     }
 }
 
-fn by<'a>(label: &'static str, counts: &'a BTreeMap<String, u64>) -> Series<'a, u64> {
+pub(super) fn by<'a>(label: &'static str, counts: &'a BTreeMap<String, u64>) -> Series<'a, u64> {
     counts
         .iter()
         .map(|(value, count)| (vec![(label, value.as_str())], *count))

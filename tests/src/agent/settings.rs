@@ -12,6 +12,10 @@ pub struct Settings {
     pub probe: String,
     /// Lines for `[flow]`.
     pub flow: String,
+    /// Lines for `[archive]` beside `url` and `spool`, which are in the agent's own folder.
+    pub archive: String,
+    /// Where archive and spool are, instead of the agent's own folder.
+    pub archive_in: Option<PathBuf>,
     /// More sections.
     pub sections: String,
     /// More arguments for `run`.
@@ -44,12 +48,19 @@ pub fn free_port() -> Result<u16> {
 pub fn write_config(folder: &Path, settings: &Settings) -> Result<(PathBuf, SocketAddr)> {
     let listen = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     let path = folder.join("netprobe.toml");
+    // An event is queued until the archive has it: a ledger at rest waits for a seal.
+    let archive = match settings.archive.as_str() {
+        "" => "seal_after = \"500ms\"",
+        lines => lines,
+    };
     let text = format!(
-        "[probe]\n{}\n[flow]\n{}\n[api]\nlisten = \"{listen}\"\nsocket = \"{}\"\n{}\n",
+        "[probe]\n{}\n[flow]\n{}\n[api]\nlisten = \"{listen}\"\nsocket = \"{}\"\n\
+         [archive]\nurl = \"file://{home}/archive\"\nspool = \"{home}/spool\"\n{archive}\n{}\n",
         settings.probe,
         settings.flow,
         folder.join("api.sock").display(),
-        settings.sections
+        settings.sections,
+        home = settings.archive_in.as_deref().unwrap_or(folder).display(),
     );
     std::fs::write(&path, text)?;
     Ok((path, listen))

@@ -1,0 +1,212 @@
+//! Writing events to open segments.
+
+use std::{
+    io, mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Name, Rolled};
+use crate::{
+    archive::{
+        disk::{Disk, DiskFile},
+        frame, layout,
+        manifest::Content,
+    },
+    event::Event,
+};
+
+/// When a segment is full.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// It has this many bytes.
+    pub bytes: u64,
+    /// It is this old.
+    pub age: Duration,
+}
+
+/// Writes the events of one run.
+#[derive(Debug)]
+pub struct Writer {
+    disk: Arc<dyn Disk>,
+    run: Arc<str>,
+    limits: Limits,
+    current: Option<Current>,
+    /// Of the chunk being written; kept for its room.
+    bytes: Vec<u8>,
+}
+
+/// The segment being written.
+struct Current {
+    name: String,
+    file: Box<dyn DiskFile>,
+    hour: i64,
+    /// Everything here and below is of what is synced.
+    len: u64,
+    content: Content,
+    began: Instant,
+}
+
+impl std::fmt::Debug for Current {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Current")
+            .field("name", &self.name)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a commit came to.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// Events, from the first on, that are on disk for good or cannot be written at all.
+    pub count: usize,
+    /// Of these: events that have no form as JSON.
+    pub unwritable: usize,
+    /// Why the rest is not.
+    pub error: Option<io::Error>,
+    /// Segments that were ended on the way.
+    pub rolled: Vec<Rolled>,
+}
+
+impl Writer {
+    /// A writer that has not begun a segment.
+    pub fn new(disk: Arc<dyn Disk>, run: Arc<str>, limits: Limits) -> Writer {
+        Writer {
+            disk,
+            run,
+            limits,
+            current: None,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Writes events and syncs. Numbers rise from event to event and from commit to commit.
+    pub fn commit(&mut self, events: &[Arc<Event>]) -> Committed {
+        let mut done = Committed::default();
+        while let Some(first) = events.get(done.count) {
+            let hour = layout::hour(first.ts);
+            if self.current.as_ref().is_some_and(|current| current.hour != hour) {
+                done.rolled.extend(self.roll());
+            }
+            let rest = &events[done.count..];
+            let chunk = rest
+                .iter()
+                .position(|event| layout::hour(event.ts) != hour)
+                .map_or(rest, |end| &rest[..end]);
+            match self.write(chunk, hour) {
+                Ok(chunk) => {
+                    done.count += chunk.events;
+                    done.unwritable += chunk.unwritable;
+                }
+                Err(error) => {
+                    // What the file had counts; it is not written again.
+                    done.rolled.extend(self.roll());
+                    done.error = Some(error);
+                    return done;
+                }
+            }
+            let full = |current: &Current| current.len >= self.limits.bytes;
+            if self.current.as_ref().is_some_and(full) {
+                done.rolled.extend(self.roll());
+            }
+        }
+        done
+    }
+
+    /// Ends the segment if it is old enough.
+    pub fn roll_if_due(&mut self) -> Option<Rolled> {
+        let due = |current: &Current| current.began.elapsed() >= self.limits.age;
+        self.current.as_ref().is_some_and(due).then(|| self.roll())?
+    }
+
+    /// Ends the segment.
+    pub fn roll(&mut self) -> Option<Rolled> {
+        let current = self.current.take()?;
+        // Nothing synced: the next segment begins with the same number and takes the file's name.
+        (current.content.events > 0).then_some(Rolled {
+            name: current.name,
+            len: current.len,
+            since: Some(current.content.ts_first),
+            content: Some(current.content),
+        })
+    }
+
+    /// Content of the segment being written.
+    pub fn content(&self) -> Option<&Content> {
+        self.current.as_ref().map(|current| &current.content)
+    }
+
+    /// Writes events of one hour, until the segment is full.
+    fn write(&mut self, events: &[Arc<Event>], hour: i64) -> io::Result<Chunk> {
+        let mut chunk = Chunk::default();
+        let mut bytes = mem::take(&mut self.bytes);
+        bytes.clear();
+        let room = self.limits.bytes;
+        let have = self.current.as_ref().map_or(0, |current| current.len);
+        for event in events {
+            let begin = bytes.len();
+            let seq = event.seq.unwrap_or(0);
+            match frame::put(&mut bytes, seq, |line| event.write_line(line)) {
+                Ok(()) => chunk
+                    .lines
+                    .push((chunk.events, bytes.len() - begin - frame::HEAD)),
+                Err(error) => {
+                    tracing::error!(%error, seq, "an event cannot be written as JSON and is lost");
+                    chunk.unwritable += 1;
+                }
+            }
+            chunk.events += 1;
+            if have + bytes.len() as u64 >= room {
+                break;
+            }
+        }
+        let written = self.append(&bytes, events, &chunk, hour);
+        self.bytes = bytes;
+        written.map(|()| chunk)
+    }
+
+    fn append(&mut self, bytes: &[u8], events: &[Arc<Event>], chunk: &Chunk, hour: i64) -> io::Result<()> {
+        let Some((first, _)) = chunk.lines.first() else {
+            return Ok(());
+        };
+        let current = match &mut self.current {
+            Some(current) => current,
+            None => {
+                let seq = events[*first].seq.unwrap_or(0);
+                let name = Name::Open(self.run.clone(), seq).text();
+                let mut file = self.disk.create(&name)?;
+                file.append(frame::MAGIC)?;
+                self.current.insert(Current {
+                    name,
+                    file,
+                    hour,
+                    len: 0,
+                    content: Content::default(),
+                    began: Instant::now(),
+                })
+            }
+        };
+        current.file.append(bytes)?;
+        current.file.sync()?;
+        if current.len == 0 {
+            self.disk.sync_folder()?;
+            current.len = frame::MAGIC.len() as u64;
+        }
+        current.len += bytes.len() as u64;
+        for (index, len) in &chunk.lines {
+            let event = &events[*index];
+            current.content.add(event, event.seq.unwrap_or(0), *len);
+        }
+        Ok(())
+    }
+}
+
+/// Events written together.
+#[derive(Default)]
+struct Chunk {
+    events: usize,
+    unwritable: usize,
+    /// Place of an event in the commit, and length of its line.
+    lines: Vec<(usize, usize)>,
+}
