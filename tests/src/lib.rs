@@ -7,7 +7,6 @@
 pub mod agent;
 pub mod bench;
 pub mod capture;
-pub mod ceph;
 pub mod event;
 pub mod gate;
 pub mod http;
