@@ -22,7 +22,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{
     app,
-    config::{Period, Profile},
+    config::{Loaded, Period, Profile},
     error::{AgentError, Exit},
     logging,
 };
@@ -58,7 +58,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   netprobe doctor
-  netprobe doctor -o json | jq '.facts[] | select(.method == null)'")]
+  netprobe doctor -o json | jq '.facts[] | select(.method == null)'
+  netprobe doctor --method accept=kretprobe           whether another method works, and if not, why")]
     Doctor(doctor::DoctorArgs),
     /// Events, from the running agent or from a file
     #[command(after_help = "\
@@ -110,9 +111,33 @@ struct RunArgs {
     /// Also write every event to stdout
     #[arg(long, value_enum)]
     output: Option<RunOutput>,
+    #[command(flatten)]
+    methods: MethodArgs,
+}
+
+/// Choice of methods.
+#[derive(Clone, Debug, Args)]
+struct MethodArgs {
     /// Use this method for a fact or fail, or "off" to do without it; wins over probe.methods
     #[arg(long, value_name = "FACT=METHOD", value_parser = pair)]
     method: Vec<(String, String)>,
+}
+
+impl MethodArgs {
+    fn apply(&self, loaded: &mut Loaded) -> Result<(), AgentError> {
+        if self.method.is_empty() {
+            return Ok(());
+        }
+        let methods = self.method.iter().cloned();
+        let methods = methods.map(|(fact, method)| (fact, method.into()));
+        loaded.set_by_flag(
+            "probe",
+            "methods",
+            toml::Value::Table(methods.collect()),
+            "--method",
+        )?;
+        Ok(())
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -207,16 +232,7 @@ fn dispatch(command: Command) -> Result<(), AgentError> {
 
 fn run(args: RunArgs) -> Result<(), AgentError> {
     let mut loaded = args.config.load()?;
-    if !args.method.is_empty() {
-        let methods = args.method.into_iter();
-        let methods = methods.map(|(fact, method)| (fact, method.into()));
-        loaded.set_by_flag(
-            "probe",
-            "methods",
-            toml::Value::Table(methods.collect()),
-            "--method",
-        )?;
-    }
+    args.methods.apply(&mut loaded)?;
     logging::start(&loaded.config.log);
     let options = app::Options {
         duration: args.duration,

@@ -8,4 +8,5 @@ pub mod load;
 pub mod netlink;
 pub mod netns;
 pub mod offsets;
+pub mod privilege;
 pub mod stats;

@@ -24,6 +24,8 @@ pub struct ProbeReport {
     pub kernel: KernelReport,
     /// What is measured, and how.
     pub facts: Vec<FactReport>,
+    /// What loading and attaching took; `null` under `doctor`.
+    pub start: Option<StartReport>,
     /// Loaded programs.
     pub programs: Vec<ProgramReport>,
     /// Maps.
@@ -77,6 +79,17 @@ pub struct FactReport {
     pub kernel_floor: Option<String>,
     /// Methods tried before and refused, best first.
     pub refused: Vec<RefusedReport>,
+    /// Every method there is, best first.
+    pub ladder: Vec<RungReport>,
+}
+
+/// A method of a fact.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RungReport {
+    /// Name of the method.
+    pub method: String,
+    /// Oldest kernel it is declared to work on.
+    pub kernel_floor: String,
 }
 
 /// A method that was not chosen.
@@ -86,6 +99,19 @@ pub struct RefusedReport {
     pub method: String,
     /// Why it cannot serve.
     pub reason: String,
+}
+
+/// What the probe's start took, in milliseconds, and what its maps hold.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct StartReport {
+    /// Finding out which methods work here: the first load.
+    pub survey_ms: f64,
+    /// Making the maps and the type information of the second load.
+    pub load_ms: f64,
+    /// Verifying and attaching its programs.
+    pub attach_ms: f64,
+    /// Kernel memory of all maps, as the kernel accounts it; `null` when it does not say.
+    pub map_bytes: Option<u64>,
 }
 
 /// A loaded program.
@@ -99,6 +125,8 @@ pub struct ProgramReport {
     pub run_ns: Option<u64>,
     /// Runs skipped because the program was interrupted by itself; `null` when the kernel does not say.
     pub recursion_misses: Option<u64>,
+    /// Instructions the verifier walked to accept it; `null` when the kernel does not say (before 5.16).
+    pub verified_instructions: Option<u32>,
 }
 
 /// A map.

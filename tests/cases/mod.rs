@@ -14,6 +14,8 @@ mod machine;
 mod metrics;
 mod nat;
 mod older;
+mod parity;
+mod privilege;
 mod process;
 mod programs;
 mod prometheus;
@@ -33,6 +35,7 @@ use netprobe_tests::agent::Agent;
 use netprobe_tests::event::Event;
 use netprobe_tests::gate::Share;
 use netprobe_tests::lab::{self, Lab};
+use netprobe_tests::parity::version;
 use netprobe_tests::tools;
 use netprobe_tests::traffic::proto::Socket;
 use netprobe_tests::traffic::{Connection, Endpoint};
@@ -149,6 +152,25 @@ fn in_vm() -> bool {
     std::env::var_os("NETPROBE_VM").is_some()
 }
 
+/// Whether the matrix of `vm/kernels.toml` has a kernel of at least this version.
+fn in_matrix(floor: (u32, u32)) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Matrix {
+        kernel: Vec<Kernel>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Kernel {
+        name: String,
+    }
+    // An unreadable file permits nothing, so whatever lacks something fails.
+    toml::from_str::<Matrix>(include_str!("../../vm/kernels.toml")).is_ok_and(|matrix| {
+        matrix
+            .kernel
+            .iter()
+            .any(|kernel| version(&kernel.name) >= Some(floor))
+    })
+}
+
 fn emulated() -> bool {
     in_vm()
 }
@@ -175,10 +197,10 @@ pub(crate) fn skip_permitted(_case: &str, lack: &Lack) -> bool {
         Need::Uring => true,
         // The virtual machine's kernels have it.
         Need::KernelTls => !in_vm(),
-        // What the limits say is not there before.
-        Need::Kernel(..) => true,
         Need::TestMachine => !in_vm(),
         Need::Speed | Need::File(_) => in_vm(),
+        // Some kernel of the matrix must be new enough, or the test would never run anywhere.
+        Need::Kernel(major, minor) => in_matrix((major, minor)),
     }
 }
 
@@ -201,6 +223,8 @@ pub(crate) fn all() -> Vec<Case> {
         faults::CASES,
         ladder::CASES,
         metrics::CASES,
+        parity::CASES,
+        privilege::CASES,
         ring::CASES,
         start::CASES,
         stream::CASES,

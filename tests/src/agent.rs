@@ -26,6 +26,9 @@ pub use settings::{Settings, binary, free_port, write_config};
 /// How long a case waits for an event. Generous: a passing case does not pay it, an emulated machine needs it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long an agent may take to start: an emulated machine beside others verifies the programs for minutes.
+const READY: Duration = Duration::from_secs(300);
+
 /// Takes lines of the agent's stdout.
 pub type LineSink = Box<dyn FnMut(&str) + Send>;
 
@@ -149,7 +152,7 @@ impl Agent {
     }
 
     fn wait_ready(&self) -> Result<()> {
-        let ready = wait_for("the agent to be ready", Duration::from_secs(60), || {
+        let ready = wait_for("the agent to be ready", READY, || {
             if self.child().try_wait().is_ok_and(|status| status.is_some()) {
                 return Some(false);
             }

@@ -11,6 +11,8 @@ pub mod event;
 pub mod gate;
 pub mod http;
 pub mod lab;
+pub mod ladder;
+pub mod parity;
 pub mod tools;
 pub mod traffic;
 pub mod truth;

@@ -114,6 +114,13 @@ pub(crate) fn find_or_install() -> Result<BpfToolchain> {
         say!("BPF toolchain: {}", found.label);
         return Ok(found);
     }
+    // Where an earlier set-up ended at the last step, it goes on there at once: rustup had nothing to give.
+    if wanted.is_none()
+        && let Some(found) = installed_distribution()?
+    {
+        say!("BPF toolchain: {}", found.label);
+        return Ok(found);
+    }
     for candidate in installed()?.into_iter().filter(chosen) {
         say!(
             "no toolchain has rust-src: rustup component add rust-src --toolchain {}",
@@ -142,34 +149,42 @@ pub(crate) fn find_or_install() -> Result<BpfToolchain> {
     distribution()
 }
 
+/// The distribution's compiler.
+const DISTRIBUTION: &str = "/usr/bin/rustc";
+
 /// Step three: the distribution's compiler and library source, with rustup's cargo in front.
 fn distribution() -> Result<BpfToolchain> {
-    let rustc = PathBuf::from("/usr/bin/rustc");
-    let complete = || rustc.is_file() && Path::new("/usr").join(RUST_SRC).is_file();
-    if !complete() {
-        say!("no rustup toolchain can build for BPF: trying the distribution's rustc-web and rust-web-src");
-        packages::install_named(&["rustc-web", "rust-web-src"])?;
-    }
-    let major = llvm_major(&rustc);
-    if !complete() || major != Some(LLVM_MAJOR) {
+    say!("no rustup toolchain can build for BPF: trying the distribution's rustc-web and rust-web-src");
+    packages::install_named(&["rustc-web", "rust-web-src"])?;
+    let Some(found) = installed_distribution()? else {
+        let major = llvm_major(Path::new(DISTRIBUTION));
         bail!(
             "no compiler here can build the BPF programs: a Rust with LLVM {LLVM_MAJOR} and its library source is \
-             needed ({} has LLVM {}). Try `rustup toolchain install 1.95.0 --component rust-src`",
-            rustc.display(),
+             needed ({DISTRIBUTION} has LLVM {}). Try `rustup toolchain install 1.95.0 --component rust-src`",
             major.map_or("unknown".into(), |m| m.to_string())
         );
+    };
+    say!("BPF toolchain: {}", found.label);
+    Ok(found)
+}
+
+/// The distribution's compiler, if it is there with its library source and the right LLVM.
+fn installed_distribution() -> Result<Option<BpfToolchain>> {
+    let rustc = PathBuf::from(DISTRIBUTION);
+    let complete = rustc.is_file() && Path::new("/usr").join(RUST_SRC).is_file();
+    if !complete || llvm_major(&rustc) != Some(LLVM_MAJOR) {
+        return Ok(None);
     }
     let front = rustup_toolchains()?
         .into_iter()
         .next()
         .context("rustup has no toolchain: rustup default stable")?;
-    say!("BPF toolchain: {} under {}'s cargo", rustc.display(), front.name);
-    Ok(BpfToolchain {
-        label: rustc.display().to_string(),
+    Ok(Some(BpfToolchain {
+        label: format!("{DISTRIBUTION} under {}'s cargo", front.name),
         rustup: front.name,
         rustc: Some(rustc),
         nightly: false,
-    })
+    }))
 }
 
 /// Installed toolchains whose LLVM is the one bpf-linker speaks, best first.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use clap::{Args, ValueEnum};
 
-use super::config::ConfigArgs;
+use super::{MethodArgs, config::ConfigArgs};
 use crate::{app, error::AgentError, probe_report::ProbeReport};
 
 #[derive(Debug, Args)]
@@ -14,6 +14,8 @@ pub(super) struct DoctorArgs {
     output: Form,
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    methods: MethodArgs,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -26,7 +28,9 @@ enum Form {
 }
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<(), AgentError> {
-    let report = app::doctor(&args.config.load()?.config)?;
+    let mut loaded = args.config.load()?;
+    args.methods.apply(&mut loaded)?;
+    let report = app::doctor(&loaded.config)?;
     match args.output {
         Form::Text => super::print(text(&report).as_bytes())?,
         Form::Json => {
@@ -123,6 +127,7 @@ mod tests {
             method: method.map(str::to_owned),
             kernel_floor: method.map(|_| "5.10".to_owned()),
             refused: vec![refused.clone()],
+            ladder: Vec::new(),
         };
         let report = ProbeReport {
             agent_version: "0.1.0".to_owned(),

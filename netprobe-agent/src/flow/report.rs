@@ -11,7 +11,7 @@ use crate::{
     },
     probe_report::{
         CostReport, FactReport, KernelLedger, KernelReport, LedgerReport, LossReport, MapReport, ProbeReport,
-        ProgramReport, RingReport,
+        ProgramReport, RingReport, StartReport,
     },
     ring::Ring,
 };
@@ -26,6 +26,7 @@ pub struct Reporter {
     /// Whether the kernel counts the time of programs for the agent.
     statistics: bool,
     facts: Vec<FactReport>,
+    start: StartReport,
     programs: Vec<ProgramReport>,
     capacities: BTreeMap<String, u32>,
     /// Accept queues that overflowed, by namespace, as of the last survey.
@@ -41,6 +42,7 @@ impl Reporter {
             started: Instant::now(),
             statistics,
             facts: probe.facts.clone(),
+            start: probe.start.clone(),
             programs: Vec::new(),
             capacities: maps(&probe.ebpf),
             listen_overflows: BTreeMap::new(),
@@ -85,6 +87,7 @@ impl Reporter {
             uptime_seconds: Some(self.started.elapsed().as_secs_f64()),
             kernel: self.kernel.clone(),
             facts: self.facts.clone(),
+            start: Some(self.start.clone()),
             programs: self.programs.clone(),
             maps: self.maps(state),
             ring: Some(RingReport {

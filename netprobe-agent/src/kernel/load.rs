@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
+    time::Instant,
 };
 
 use aya::{
@@ -20,11 +21,12 @@ use super::{
     facts::{self, Attach, FACTS, Fact, Hook, Method, STATE_IN_HASH},
     filter,
     offsets::Offsets,
+    privilege, stats,
 };
 use crate::{
     config::ProbeConfig,
     error::AgentError,
-    probe_report::{FactReport, KernelReport, RefusedReport},
+    probe_report::{FactReport, KernelReport, RefusedReport, RungReport, StartReport},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPROBE_BPF_OBJECT"));
@@ -82,6 +84,8 @@ pub struct Probe {
     pub ebpf: Ebpf,
     /// What was chosen.
     pub facts: Vec<FactReport>,
+    /// What it took to get here.
+    pub start: StartReport,
     /// Keeps the kernel's run statistics on.
     _statistics: Option<std::os::fd::OwnedFd>,
 }
@@ -110,6 +114,7 @@ pub struct Kernel {
 impl Kernel {
     /// Reads release, type information and offsets of the running kernel.
     pub fn detect() -> Result<Kernel, AgentError> {
+        privilege::lift_memlock();
         let report = kernel_report();
         if let (Some(version), Some(floor)) = (facts::version(&report.release), facts::floor())
             && version < floor
@@ -139,9 +144,18 @@ impl Kernel {
     /// Chooses a method for every fact and attaches.
     pub fn attach(&self, config: &ProbeConfig, own: Own) -> Result<Probe, AgentError> {
         check_forced(config)?;
+        let started = Instant::now();
         let facts = self.trial(config, own)?;
         require(&facts, config)?;
-        let (ebpf, facts) = self.pass(config, own, Mode::Final(&facts))?;
+        let survey_ms = milliseconds(started);
+        let started = Instant::now();
+        let (ebpf, facts, load_ms) = self.pass(config, own, Mode::Final(&facts))?;
+        let start = StartReport {
+            survey_ms,
+            load_ms,
+            attach_ms: milliseconds(started) - load_ms,
+            map_bytes: stats::map_bytes(),
+        };
         require(&facts, config)?;
         let _statistics = if config.statistics {
             Some(aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| {
@@ -156,6 +170,7 @@ impl Kernel {
         Ok(Probe {
             ebpf,
             facts,
+            start,
             _statistics,
         })
     }
@@ -168,12 +183,12 @@ impl Kernel {
 
     /// Tries every method; leaves nothing attached.
     fn trial(&self, config: &ProbeConfig, own: Own) -> Result<Vec<FactReport>, AgentError> {
-        let (ebpf, in_storage) = self.pass(config, own, Mode::Trial { state_in_hash: false })?;
+        let (ebpf, in_storage, _) = self.pass(config, own, Mode::Trial { state_in_hash: false })?;
         drop(ebpf);
         if method_of(&in_storage, LIFECYCLE).is_some() {
             return Ok(in_storage);
         }
-        let (ebpf, mut in_hash) = self.pass(config, own, Mode::Trial { state_in_hash: true })?;
+        let (ebpf, mut in_hash, _) = self.pass(config, own, Mode::Trial { state_in_hash: true })?;
         drop(ebpf);
         // Why not the better method is known from the first trial.
         for report in in_hash.iter_mut().filter(|report| report.fact == LIFECYCLE) {
@@ -190,8 +205,10 @@ impl Kernel {
         config: &ProbeConfig,
         own: Own,
         mode: Mode<'_>,
-    ) -> Result<(Ebpf, Vec<FactReport>), AgentError> {
+    ) -> Result<(Ebpf, Vec<FactReport>, f64), AgentError> {
+        let started = Instant::now();
         let mut ebpf = self.load(config, own, mode)?;
+        let load_ms = milliseconds(started);
         let mut attached = BTreeSet::new();
         let mut facts = Vec::new();
         for fact in FACTS {
@@ -217,7 +234,7 @@ impl Kernel {
                 break;
             }
         }
-        Ok((ebpf, facts))
+        Ok((ebpf, facts, load_ms))
     }
 
     fn choose(
@@ -231,6 +248,14 @@ impl Kernel {
         let mut report = FactReport {
             fact: fact.name.to_owned(),
             required: fact.required,
+            ladder: fact
+                .methods
+                .iter()
+                .map(|method| RungReport {
+                    method: method.name.to_owned(),
+                    kernel_floor: method.floor.to_owned(),
+                })
+                .collect(),
             ..FactReport::default()
         };
         for method in fact.methods {
@@ -374,6 +399,10 @@ impl Kernel {
     }
 }
 
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
 fn has_accounting(offsets: &Offsets) -> bool {
     offsets.missing(&[CT_EXT, CT_EXT_ACCT]).is_none()
 }
@@ -437,7 +466,11 @@ fn explain(error: &ProgramError, hook: &Hook) -> String {
                 .rev()
                 .map(str::trim)
                 .find(|line| !line.is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word)));
+            let missing = privilege::missing(hook.attach);
             return match (io_error.raw_os_error(), last) {
+                (Some(libc::EPERM), _) if missing.is_some() => {
+                    format!("{} is missing (EPERM)", missing.unwrap_or_default())
+                }
                 (Some(libc::EPERM), _) if lockdown && matches!(hook.attach, Attach::FExit(_)) => {
                     "not permitted: this kernel is locked down or built without it (EPERM)".to_owned()
                 }

@@ -14,6 +14,22 @@ pub fn programs(ebpf: &Ebpf) -> Vec<ProgramReport> {
         .collect()
 }
 
+/// Kernel memory of all maps this process holds, in bytes; `None` when one of them does not tell.
+pub fn map_bytes() -> Option<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir("/proc/self/fdinfo").ok()? {
+        // The listing's own descriptor is gone again.
+        let Ok(text) = std::fs::read_to_string(entry.ok()?.path()) else {
+            continue;
+        };
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+        if value("map_type:").is_some() {
+            bytes += value("memlock:")?.trim().parse::<u64>().ok()?;
+        }
+    }
+    Some(bytes)
+}
+
 /// Runs of all programs that were skipped because the program was interrupted by itself.
 pub fn recursion_misses(reports: &[ProgramReport]) -> u64 {
     reports.iter().filter_map(|report| report.recursion_misses).sum()
@@ -29,6 +45,7 @@ fn report(name: &str, program: &Program) -> Option<ProgramReport> {
         runs: counted.then_some(info.run_cnt),
         run_ns: counted.then_some(info.run_time_ns),
         recursion_misses: Some(info.recursion_misses),
+        verified_instructions: (info.verified_insns > 0).then_some(info.verified_insns),
     })
 }
 

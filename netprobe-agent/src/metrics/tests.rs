@@ -464,6 +464,7 @@ fn full_report() -> ProbeReport {
             runs: Some(3),
             run_ns: Some(1_500_000_000),
             recursion_misses: Some(0),
+            verified_instructions: None,
         }],
         maps: vec![MapReport {
             name: "FLOWS".to_owned(),

@@ -1,0 +1,27 @@
+//! What this process may do: the capability an attachment lacks, by name, and the limit on locked memory.
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::facts::Attach;
+
+/// The capability without which the kernel refuses `attach`, if this process lacks it.
+pub fn missing(attach: Attach) -> Option<&'static str> {
+    let held = capabilities(None).ok()?.effective;
+    let (needed, name) = match attach {
+        Attach::CgroupSockAddr | Attach::SockOps => (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+        _ => (CapabilitySet::PERFMON, "CAP_PERFMON"),
+    };
+    // The old capability that contains both, for BPF.
+    (!held.intersects(needed | CapabilitySet::SYS_ADMIN)).then_some(name)
+}
+
+/// Before 5.11 maps count as locked memory, and the usual limit is too small for them. It may be refused: then the
+/// kernel's refusal of the map tells, where it matters.
+pub fn lift_memlock() {
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    let _ = setrlimit(Resource::Memlock, unlimited);
+}

@@ -1,0 +1,85 @@
+//! Processes that may do less than root: what goes, and what is said.
+
+use anyhow::{Result, ensure};
+use netprobe_tests::ladder;
+
+use super::Case;
+
+pub(crate) const CASES: &[Case] = &[Case::new("capabilities_one_at_a_time", capabilities)];
+
+/// What a fact's line in the doctor's table says, the reasons below it included.
+fn lines_of(table: &str, fact: &str) -> String {
+    let mut mine = table
+        .lines()
+        .skip_while(|line| line.split(' ').next() != Some(fact));
+    let first = mine.next().unwrap_or_default().to_owned();
+    let reasons = mine.take_while(|line| line.starts_with(' '));
+    std::iter::once(first)
+        .chain(reasons.map(str::to_owned))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// `FACT METHOD` of every line of the doctor's table.
+fn chosen(table: &str) -> Vec<(String, String)> {
+    let words = table
+        .lines()
+        .filter(|line| line.contains(">= ") || line.contains(" none "));
+    words
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.to_owned(), words.next()?.to_owned()))
+        })
+        .collect()
+}
+
+/// With these three all programs load; without one of them, something goes, and the capability is named.
+fn capabilities() -> Result<()> {
+    const HELD: [&str; 3] = ["bpf", "perfmon", "net_admin"];
+    let doctor = |without: Option<&str>| {
+        let kept = HELD.iter().filter(|name| Some(**name) != without);
+        let bounding = kept.fold("-all".to_owned(), |all, name| format!("{all},+{name}"));
+        ladder::doctor_through(&["setpriv", "--inh-caps", "-all", "--bounding-set", &bounding])
+    };
+    let (_, everything, _) = ladder::doctor_through(&["env"])?;
+    let (code, table, said) = doctor(None)?;
+    ensure!(code == Some(0), "with {HELD:?} it ends with {code:?}: {said}");
+    ensure!(
+        chosen(&table) == chosen(&everything),
+        "with {HELD:?}:\n{table}\nas root:\n{everything}"
+    );
+
+    let (code, table, said) = doctor(Some("bpf"))?;
+    ensure!(
+        code == Some(3) && said.contains("CAP_BPF"),
+        "without bpf: {code:?} {said}"
+    );
+    ensure!(table.is_empty(), "without bpf there is a table: {table}");
+
+    let (code, table, said) = doctor(Some("perfmon"))?;
+    ensure!(
+        code == Some(6) && said.contains("lifecycle"),
+        "without perfmon: {code:?} {said}"
+    );
+    for fact in ["lifecycle", "retransmits", "resets"] {
+        let lines = lines_of(&table, fact);
+        ensure!(
+            lines.contains(" none ") && lines.contains("CAP_PERFMON"),
+            "without perfmon: {lines}"
+        );
+    }
+
+    let (code, table, said) = doctor(Some("net_admin"))?;
+    ensure!(code == Some(0), "without net_admin: {code:?} {said}");
+    let mut less = chosen(&everything);
+    if let Some(udp) = less.iter_mut().find(|(_, method)| method == "tp_btf+cgroup") {
+        udp.1 = "tp_btf".to_owned();
+        let lines = lines_of(&table, "udp");
+        ensure!(lines.contains("CAP_NET_ADMIN"), "without net_admin: {lines}");
+    }
+    ensure!(
+        chosen(&table) == less,
+        "without net_admin:\n{table}\nas root:\n{everything}"
+    );
+    Ok(())
+}
