@@ -216,6 +216,22 @@ mod tests {
         }
     }
 
+    /// The linker of the workspace installs them before xtask itself can be built.
+    #[test]
+    fn the_linker_names_what_building_needs() {
+        let script = std::fs::read_to_string(sh::root().join("xtask/cc")).unwrap();
+        let build: Vec<&Package> = wanted(Need::Build).collect();
+        let line = |f: fn(&Package) -> &'static str| build.iter().map(|p| f(p)).collect::<Vec<_>>().join(" ");
+        for command in [
+            format!("install --no-install-recommends {}", line(|p| p.apt)),
+            format!("dnf install {}\n", line(|p| p.dnf)),
+            format!("zypper install {}\n", line(|p| p.zypper)),
+            format!("pacman -S {}\"", line(|p| p.pacman)),
+        ] {
+            assert!(script.contains(&command), "xtask/cc does not say `{command}`");
+        }
+    }
+
     #[test]
     fn build_needs_less_than_test() {
         assert!(wanted(Need::Build).count() < wanted(Need::Test).count());
