@@ -1,5 +1,6 @@
 //! The composition root: the one place that wires the stages.
 
+mod signals;
 mod steering;
 
 use std::{
@@ -9,8 +10,6 @@ use std::{
     },
     time::Duration,
 };
-
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     api::{Listeners, Server, Service},
@@ -43,6 +42,7 @@ use crate::{
     ring::Ring,
     stream::Gateway,
 };
+use signals::Signals;
 use steering::Steering;
 
 /// What the command line adds to the configuration.
@@ -57,6 +57,7 @@ pub struct Options {
 /// Runs the agent until it is told to stop.
 pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
     let config = Arc::new(loaded.config.clone());
+    let signals = Signals::catch()?;
     privileges::gain_nothing();
     privileges::open_many_files();
     let stop = Arc::new(AtomicBool::new(false));
@@ -104,10 +105,15 @@ pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
         tracing::info!(api = %format_args!("{scheme}://{address}"), "ready");
     }
     // Whatever happens from here on, the pipeline ends in order: it detaches, drains and tells.
-    let waited = match &server {
-        Ok(_) => wait(options.duration, written.as_deref(), &mut steering, &pipeline),
-        Err(_) => Ok(()),
-    };
+    if server.is_ok() {
+        wait(
+            signals,
+            options.duration,
+            written.as_deref(),
+            &mut steering,
+            &pipeline,
+        );
+    }
     stop.store(true, Ordering::Relaxed);
     let ended = pipeline.join().map_err(|_| {
         AgentError::other(
@@ -118,9 +124,7 @@ pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
     logging::tell_all_repeats();
     server?.stop();
     // The sinks are at their end: what failed last is known.
-    waited
-        .and(ended)
-        .and(written.map_or(Ok(()), |written| written.failure()))
+    ended.and(written.map_or(Ok(()), |written| written.failure()))
 }
 
 /// The probe, what it is attached to, and whose traffic it leaves out.
@@ -278,25 +282,19 @@ fn spawn(pipeline: Pipeline, stop: Arc<AtomicBool>) -> Result<std::thread::JoinH
 
 /// Waits for a signal, the end of the set time, of whoever reads the events, or of the room for them.
 fn wait(
+    signals: Signals,
     duration: Option<Duration>,
     written: Option<&Ending>,
     steering: &mut Steering,
     pipeline: &std::thread::JoinHandle<()>,
-) -> Result<(), AgentError> {
+) {
     const LOOK: Duration = Duration::from_millis(100);
-    let failed = |error: std::io::Error| {
-        AgentError::other(
-            format!("signals cannot be caught: {error}"),
-            "check the limits of open files",
-        )
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
+    let Signals {
+        runtime,
+        mut stop,
+        mut steer,
+    } = signals;
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let end = async {
             match duration {
                 Some(duration) => tokio::time::sleep(duration).await,
@@ -311,13 +309,11 @@ fn wait(
         };
         tokio::select! {
             () = end => {}
-            error = steering.listen() => error.map_err(failed)?,
+            () = steering.listen(&mut steer) => {}
             () = gone => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = stop.told() => {}
         }
-        Ok(())
-    })
+    });
 }
 
 /// The agent's own listener, whose connections are not reported.

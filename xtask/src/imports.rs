@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(objection("config", "filter"), None);
         assert_eq!(objection("app", "api"), None);
         assert!(objection("kernel", "flow").is_some());
-        assert!(objection("metrics", "recent").is_some_and(|why| why.contains("sink")));
+        assert!(objection("metrics", "output").is_some_and(|why| why.contains("sink")));
         assert!(objection("event", "flow").is_some());
         assert!(objection("flow", "novelty").is_some_and(|why| why.contains("no place")));
     }

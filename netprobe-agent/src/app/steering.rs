@@ -6,8 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::signal::unix::{SignalKind, signal};
-
+use super::signals::Steer;
 use crate::{
     api::Control,
     config::{Config, Loaded, LogLevel},
@@ -34,16 +33,13 @@ impl Steering {
         }
     }
 
-    /// Listens to the signals; never ends but by an error.
-    pub(super) async fn listen(&mut self) -> std::io::Result<()> {
-        let mut again = signal(SignalKind::hangup())?;
-        let mut more = signal(SignalKind::user_defined1())?;
-        let mut back = signal(SignalKind::user_defined2())?;
+    /// Answers the signals; never ends.
+    pub(super) async fn listen(&mut self, signals: &mut Steer) {
         loop {
             tokio::select! {
-                _ = again.recv() => self.reload(),
-                _ = more.recv() => self.tell_more(),
-                _ = back.recv() => self.tell_as_configured(),
+                _ = signals.again.recv() => self.reload(),
+                _ = signals.more.recv() => self.tell_more(),
+                _ = signals.back.recv() => self.tell_as_configured(),
             }
         }
     }
