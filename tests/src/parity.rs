@@ -119,8 +119,9 @@ fn shown(path: &str, value: &Value, names: &Names) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Difference {
-    /// Where this method serves (`fact=method`, or `fact=none`).
-    pub method: Option<String>,
+    /// Where these methods serve together (`fact=method`, or `fact=none`); empty: under any.
+    #[serde(default)]
+    pub methods: Vec<String>,
     /// On kernels before this one.
     pub below: Option<String>,
     /// The events it concerns.
@@ -135,11 +136,12 @@ pub struct Difference {
 impl Difference {
     /// Whether it holds with these methods on this kernel.
     pub fn applies(&self, methods: &Methods, kernel: (u32, u32)) -> bool {
-        let by_method = self.method.as_ref().is_none_or(|wanted| {
+        let serves = |wanted: &String| {
             wanted
                 .split_once('=')
                 .is_some_and(|(fact, method)| methods.get(fact).map_or("none", String::as_str) == method)
-        });
+        };
+        let by_method = self.methods.iter().all(serves);
         let by_kernel = self
             .below
             .as_ref()
@@ -257,7 +259,7 @@ mod tests {
     #[test]
     fn a_difference_needs_its_method_and_its_kernel() {
         let table = table(
-            "[[difference]]\nmethod = \"accept=first_io\"\nbelow = \"6.3\"\nevents = [\"local/server\"]\n\
+            "[[difference]]\nmethods = [\"accept=first_io\"]\nbelow = \"6.3\"\nevents = [\"local/server\"]\n\
              fields = { process = \"null\" }\ncause = \"c\"\n",
         );
         let first_io = methods(&[("accept", "first_io")]);
@@ -269,7 +271,7 @@ mod tests {
     #[test]
     fn a_fact_without_a_method_has_a_name() {
         let table =
-            table("[[difference]]\nmethod = \"udp=none\"\nevents = [\"local/server\"]\ncause = \"c\"\n");
+            table("[[difference]]\nmethods = [\"udp=none\"]\nevents = [\"local/server\"]\ncause = \"c\"\n");
         let permitted = table.permitted(&methods(&[]), (6, 1));
         assert_eq!(table.expected("local/server", &permitted).unwrap(), None);
         assert_eq!(table.permitted(&methods(&[("udp", "tp_btf")]), (6, 1)).len(), 0);
