@@ -506,6 +506,10 @@ fn full_report() -> ProbeReport {
         ]),
         listen_overflows: counts("4026531840"),
         stream: Some(StreamReport::default()),
+        archive: Some(ArchiveReport {
+            segments: BTreeMap::from([("archived".to_owned(), 1)]),
+            ..ArchiveReport::default()
+        }),
         governor: Some(GovernorReport {
             cpu_usage: Some(0.25),
             ..GovernorReport::default()
