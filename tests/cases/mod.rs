@@ -184,6 +184,7 @@ const HOST_PROGRAMS: &[&str] = &[
     "redis-server",
     "redis-cli",
     "promtool",
+    "prometheus",
     "node",
     "chromium",
 ];
@@ -220,6 +221,7 @@ pub(crate) fn all() -> Vec<Case> {
         udp::CASES,
         retransmit::CASES,
         filters::CASES,
+        stream::CASES,
         faults::CASES,
         ladder::CASES,
         metrics::CASES,
@@ -227,7 +229,6 @@ pub(crate) fn all() -> Vec<Case> {
         privilege::CASES,
         ring::CASES,
         start::CASES,
-        stream::CASES,
         dashboard::CASES,
         programs::CASES,
         prometheus::CASES,
