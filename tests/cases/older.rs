@@ -90,6 +90,8 @@ fn older() -> Result<()> {
     check_bytes(&s, 60, 50)?;
     for (event, endpoint) in [(&c, &talk.cli), (&s, &talk.srv)] {
         check(event, "flag partial", event.has_flag("partial"), true)?;
+        check(event, "started_at", event.started_at.as_deref(), None)?;
+        check(event, "elapsed_ms", event.elapsed_ms, None)?;
         check(
             event,
             "connect_ms",

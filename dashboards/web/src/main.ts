@@ -92,9 +92,7 @@ function setPaused(to: boolean): void {
 }
 
 function nextTheme(): void {
-  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const now = document.documentElement.dataset.theme ?? (dark ? "dark" : "light");
-  const next = now === "dark" ? "light" : "dark";
+  const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
   document.documentElement.dataset.theme = next;
   localStorage.setItem("theme", next);
   show();
@@ -193,8 +191,15 @@ const login = h(
 document.querySelector("#bar")?.append(login);
 void knock();
 
-const chosen = localStorage.getItem("theme");
-if (chosen !== null) document.documentElement.dataset.theme = chosen;
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const dress = () => {
+  document.documentElement.dataset.theme = localStorage.getItem("theme") ?? (dark.matches ? "dark" : "light");
+};
+dress();
+dark.addEventListener("change", () => {
+  dress();
+  show();
+});
 addEventListener("hashchange", show);
 addEventListener("keydown", (event) => {
   if (event.target instanceof HTMLInputElement || event.ctrlKey || event.metaKey || event.altKey) {

@@ -113,8 +113,11 @@ impl Maker {
             severity,
             flow,
         );
-        event.started_at = Some(self.wall.at(live.started_ns));
-        event.elapsed_ms = Some(until_ns.saturating_sub(live.started_ns) as f64 / 1e6);
+        // When one that is older than the agent began was not seen.
+        if !live.flags.contains(Flags::PARTIAL) {
+            event.started_at = Some(self.wall.at(live.started_ns));
+            event.elapsed_ms = Some(until_ns.saturating_sub(live.started_ns) as f64 / 1e6);
+        }
         event.protocol = Some(Protocol::Tcp);
         event.flags = live.flags;
         self.place(&mut event, live);

@@ -178,7 +178,7 @@ impl Session<'_> {
             self.skipped("slow_client", from, newest + 1).await?;
             return Ok(true);
         }
-        let (mut sent, mut filtered) = (0, 0);
+        let (mut sent, mut filtered, mut unwritten) = (0, 0, 0);
         let mut told = Ok(());
         for event in &page.events {
             // What was lost concerns every reader, whatever it filters by.
@@ -190,6 +190,7 @@ impl Session<'_> {
                 Ok(line) => line,
                 Err(error) => {
                     tracing::error!(%error, seq = event.seq, "an event could not be written as JSON");
+                    unwritten += 1;
                     continue;
                 }
             };
@@ -202,6 +203,7 @@ impl Session<'_> {
         let counts = &self.gateway.counts;
         counts.sent.fetch_add(sent, Ordering::Relaxed);
         counts.filtered.fetch_add(filtered, Ordering::Relaxed);
+        counts.missed.fetch_add(unwritten, Ordering::Relaxed);
         told?;
         within(self.patience, self.sink.flush()).await?;
         self.next += page.events.len() as u64;
