@@ -19,5 +19,6 @@ pub mod privileges;
 pub mod probe_report;
 pub mod query;
 pub mod recent;
+pub mod request;
 pub mod ring;
 pub mod stream;
