@@ -2,14 +2,15 @@
 
 mod archive;
 mod client;
+mod colour;
 mod config;
 mod doctor;
 mod filters;
 mod flows;
-
 mod observe;
 mod output;
 mod token;
+mod top;
 
 use std::{
     io::{self, Write},
@@ -77,6 +78,17 @@ Examples:
   netprobe flows --service nginx.service --filter 'bytes_sent>1000000'
   netprobe flows -o json | jq -r .peer_ip | sort | uniq -c")]
     Flows(flows::FlowsArgs),
+    /// Live flows, ranked; keys choose, filter and pause
+    #[command(after_help = "\
+Keys:
+  up down    choose a flow; enter shows all of it      left right  rank by another column, r the other way round
+  /          filter, as in --filter, while it is typed  p           pause, q quit
+
+Examples:
+  netprobe top                                        by payload a second
+  netprobe top --sort retransmits --service nginx.service
+  netprobe top --once -n 5 --to-port 5432             the five busiest to PostgreSQL, as text")]
+    Top(top::TopArgs),
     /// The history: list, query, verify and restore it
     #[command(subcommand)]
     Archive(archive::ArchiveCommand),
@@ -217,6 +229,7 @@ fn dispatch(command: Command) -> Result<(), AgentError> {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Observe(args) => observe::observe(&args),
         Command::Flows(args) => flows::flows(&args),
+        Command::Top(args) => top::top(&args),
         Command::Archive(command) => archive::archive(&command),
         Command::Config(command) => config::config(&command),
         Command::Token(command) => token::token(&command),

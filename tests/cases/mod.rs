@@ -21,8 +21,10 @@ mod programs;
 mod prometheus;
 mod retransmit;
 mod ring;
+mod rules;
 mod start;
 mod stream;
+mod terminal;
 mod udp;
 mod whole;
 
@@ -185,6 +187,9 @@ const HOST_PROGRAMS: &[&str] = &[
     "redis-cli",
     "promtool",
     "prometheus",
+    "amtool",
+    "jsonnet",
+    "tmux",
     "node",
     "chromium",
 ];
@@ -222,6 +227,7 @@ pub(crate) fn all() -> Vec<Case> {
         retransmit::CASES,
         filters::CASES,
         stream::CASES,
+        terminal::CASES,
         faults::CASES,
         ladder::CASES,
         metrics::CASES,
@@ -232,6 +238,7 @@ pub(crate) fn all() -> Vec<Case> {
         dashboard::CASES,
         programs::CASES,
         prometheus::CASES,
+        rules::CASES,
         machine::CASES,
         whole::CASES,
         machine::LAST,

@@ -22,7 +22,7 @@ const REFUSED: u64 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running Prometheus that scrapes one target every second.
-struct Prometheus {
+pub(super) struct Prometheus {
     child: Child,
     address: SocketAddr,
     _folder: tempfile::TempDir,
@@ -37,14 +37,19 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    fn start(target: SocketAddr, features: &str) -> Result<Prometheus> {
+    /// Starts one, with rules of these texts.
+    pub(super) fn start(target: SocketAddr, features: &str, rules: &[String]) -> Result<Prometheus> {
         let folder = tempfile::tempdir()?;
+        for (index, text) in rules.iter().enumerate() {
+            std::fs::write(folder.path().join(format!("rules-{index}.yaml")), text)?;
+        }
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let config = folder.path().join("prometheus.yml");
         std::fs::write(
             &config,
             format!(
-                "global: {{scrape_interval: 1s}}\nscrape_configs:\n  - job_name: netprobe\n    \
+                "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [\"rules-*.yaml\"]\n\
+                 scrape_configs:\n  - job_name: netprobe\n    \
                  static_configs: [{{targets: [\"{target}\"]}}]\n"
             ),
         )?;
@@ -67,11 +72,18 @@ impl Prometheus {
         })
     }
 
-    fn ask(&self, path: &str, query: &str) -> Result<Value> {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let (status, body) = http::get(self.address, &format!("/api/v1/{path}?query={encoded}"))?;
-        ensure!(status == 200, "{query}: {status}: {body}");
+    /// GET of its API.
+    pub(super) fn get(&self, path: &str) -> Result<Value> {
+        let (status, body) = http::get(self.address, &format!("/api/v1/{path}"))?;
+        ensure!(status == 200, "{path}: {status}: {body}");
         Ok(serde_json::from_str(&body)?)
+    }
+
+    /// Asks a query.
+    pub(super) fn ask(&self, path: &str, query: &str) -> Result<Value> {
+        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        self.get(&format!("{path}?query={encoded}"))
+            .context(query.to_owned())
     }
 
     /// The value of a query with one result.
@@ -84,7 +96,7 @@ impl Prometheus {
     }
 
     /// Waits until a query has this value.
-    fn expect(&self, query: &str, expected: f64) -> Result<()> {
+    pub(super) fn expect(&self, query: &str, expected: f64) -> Result<()> {
         let mut last = String::new();
         wait_for(query, PATIENCE, || {
             let got = self.value(query);
@@ -114,8 +126,8 @@ fn traffic() -> Result<(SocketAddr, SocketAddr)> {
 
 fn scraped() -> Result<()> {
     let agent = Agent::start(&Settings::default())?;
-    let plain = Prometheus::start(agent.listen(), "exemplar-storage")?;
-    let native = Prometheus::start(agent.listen(), "native-histograms")?;
+    let plain = Prometheus::start(agent.listen(), "exemplar-storage", &[])?;
+    let native = Prometheus::start(agent.listen(), "native-histograms", &[])?;
     let (served, refused) = traffic()?;
     let client = format!("peer=\"{served}\",role=\"client\"");
     for prometheus in [&plain, &native] {

@@ -14,7 +14,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("retransmits_of_the_first_syn", syn_loss),
 ];
 
-fn lossy(rule: &str) -> Result<Lab> {
+/// Two namespaces; what comes in at the server passes a rule of nftables.
+pub(super) fn lossy(rule: &str) -> Result<Lab> {
     let mut lab = Lab::new()?;
     lab.add("cli")?;
     lab.add("srv")?;

@@ -8,6 +8,7 @@ use clap::Parser;
 
 use crate::Args;
 use crate::build;
+use crate::grafana;
 use crate::packages::{self, Need};
 use crate::sh::{self, say};
 
@@ -25,10 +26,11 @@ const PRINTED: &[(&str, &[&str])] = &[
 ];
 
 /// Every generated file with the text it must have.
-fn generated(agent: &Path) -> Result<Vec<(&'static str, String)>> {
-    let mut files = vec![(REFERENCE, reference(agent)?)];
+fn generated(agent: &Path) -> Result<Vec<(String, String)>> {
+    let mut files = grafana::files()?;
+    files.push((REFERENCE.to_owned(), reference(agent)?));
     for (file, words) in PRINTED {
-        files.push((file, sh::output(sh::clean(agent).args(*words))?));
+        files.push(((*file).to_owned(), sh::output(sh::clean(agent).args(*words))?));
     }
     Ok(files)
 }
@@ -45,7 +47,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
     };
     let mut wrong = Vec::new();
     for (file, text) in generated(&agent)? {
-        let path = sh::root().join(file);
+        let path = sh::root().join(&file);
         if fs::read_to_string(&path).ok().as_ref() == Some(&text) {
             continue;
         }

@@ -5,6 +5,7 @@ mod docs;
 mod ebpf;
 mod follow;
 mod fuzz;
+mod grafana;
 mod imports;
 mod lint;
 mod mutants;
@@ -64,9 +65,9 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
-    /// Write the command reference, docs/cli.md
+    /// Write what is generated: the references of commands and configuration, the Grafana dashboards
     Docs {
-        /// Change nothing; fail when the reference or a command in the documents is out of date
+        /// Change nothing; fail when one of them, or a command in the documents, is out of date
         #[arg(long)]
         check: bool,
     },

@@ -54,6 +54,9 @@ const PACKAGES: &[Package] = packages! {
     Test  "pgbouncer"        "pgbouncer"         "pgbouncer"         "pgbouncer"         "pgbouncer"           "a connection pool";
     Test  "redis-server"     "redis"             "redis"             "redis"             "redis-server"        "a key-value server";
     Test  "prometheus"       "golang-github-prometheus" "golang-github-prometheus-prometheus" "prometheus" "promtool" "checks the exposition";
+    Test  "prometheus-alertmanager" "golang-github-prometheus-alertmanager" "golang-github-prometheus-alertmanager" "alertmanager" "amtool" "checks the routing of alerts";
+    Test  "jsonnet"           "jsonnet"           "jsonnet"           "jsonnet"           "jsonnet"             "evaluates the mixin";
+    Test  "tmux"              "tmux"              "tmux"              "tmux"              "tmux"                "a terminal that a test can read";
     Test  "chromium"         "chromium"          "chromium"          "chromium"          "chromium"            "opens the dashboard";
     Test  "nodejs"           "nodejs"            "nodejs-default"    "nodejs"            "node"                "builds the dashboard, drives the browser";
     Test  "npm"              "nodejs-npm"        "npm-default"       "npm"               "npm"                 "fetches what those two need";

@@ -14,6 +14,7 @@ use clap::Args;
 use super::{
     AgentArgs,
     client::Client,
+    colour::When,
     filters::FilterArgs,
     output::{Form, Printer},
 };
@@ -51,6 +52,9 @@ pub(super) struct ObserveArgs {
     /// Form of an event
     #[arg(short, long, value_enum, default_value_t)]
     output: Form,
+    /// Whether lines are coloured by severity; JSON never is
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    color: When,
     /// Read JSON Lines from a file (- is standard input) instead of asking the agent
     #[arg(long, value_name = "FILE")]
     input_file: Option<PathBuf>,
@@ -73,7 +77,7 @@ pub(super) fn time(text: &str) -> Result<Nanos, String> {
 
 pub(super) fn observe(args: &ObserveArgs) -> Result<(), AgentError> {
     let filter = args.filters.filter()?;
-    let mut printer = Printer::events(io::stdout().lock(), args.output);
+    let mut printer = Printer::events(io::stdout().lock(), args.output).coloured(args.color);
     match &args.input_file {
         Some(path) => from_file(args, path, &filter, &mut printer),
         None => from_agent(args, &filter, &mut printer),

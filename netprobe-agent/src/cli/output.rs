@@ -8,6 +8,7 @@ use std::{
 
 use clap::ValueEnum;
 
+use super::colour::{When, coloured, of};
 use crate::{
     error::AgentError,
     event::{Event, Flow, NatStatus},
@@ -70,6 +71,7 @@ pub(super) struct Printer<W: Write> {
     form: Form,
     columns: Columns,
     headed: bool,
+    coloured: bool,
     line: Vec<u8>,
 }
 
@@ -80,8 +82,19 @@ impl<W: Write> Printer<W> {
             form,
             columns: EVENT_COLUMNS,
             headed: false,
+            coloured: false,
             line: Vec::new(),
         }
+    }
+
+    /// The same, with lines coloured by severity. JSON never is.
+    pub(super) fn coloured(self, when: When) -> Printer<W> {
+        let coloured = match when {
+            When::Auto => coloured(),
+            When::Always => true,
+            When::Never => false,
+        };
+        Printer { coloured, ..self }
     }
 
     pub(super) fn flows(out: W, form: Form) -> Printer<W> {
@@ -98,11 +111,13 @@ impl<W: Write> Printer<W> {
                 .write_line(&mut self.line)
                 .map_err(|error| unwritable(error.into()))?,
             Form::Compact => {
+                self.begin(event);
                 self.line.extend_from_slice(compact(event).as_bytes());
-                self.line.push(b'\n');
+                self.end(event);
             }
             Form::Table => {
                 self.head();
+                self.begin(event);
                 let is_flows = self.columns.len() == FLOW_COLUMNS.len();
                 let cells = if is_flows {
                     flow_cells(event)
@@ -110,9 +125,22 @@ impl<W: Write> Printer<W> {
                     event_cells(event)
                 };
                 self.row(&cells);
+                self.end(event);
             }
         }
         self.out.write_all(&self.line).map_err(unwritable)
+    }
+
+    fn begin(&mut self, event: &Event) {
+        let colour = of(event.severity).filter(|_| self.coloured);
+        self.line.extend_from_slice(colour.unwrap_or_default().as_bytes());
+    }
+
+    fn end(&mut self, event: &Event) {
+        if self.coloured && of(event.severity).is_some() {
+            self.line.extend_from_slice(b"\x1b[0m");
+        }
+        self.line.push(b'\n');
     }
 
     /// Lets what was printed be seen. A table without rows still has its head.
@@ -132,6 +160,7 @@ impl<W: Write> Printer<W> {
             self.headed = true;
             let heads: Vec<_> = self.columns.iter().map(|(head, _)| (*head).to_owned()).collect();
             self.row(&heads);
+            self.line.push(b'\n');
         }
     }
 
@@ -142,7 +171,6 @@ impl<W: Write> Printer<W> {
             let _ = write!(row, "{cell:<width$} ");
         }
         self.line.extend_from_slice(row.trim_end().as_bytes());
-        self.line.push(b'\n');
     }
 }
 
@@ -316,7 +344,7 @@ fn translated(before: (Option<IpAddr>, Option<u16>), after: (Option<IpAddr>, Opt
     }
 }
 
-fn end(address: Option<IpAddr>, port: Option<u16>) -> String {
+pub(super) fn end(address: Option<IpAddr>, port: Option<u16>) -> String {
     match (address, port) {
         (Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),
         (Some(address), None) => address.to_string(),
@@ -325,7 +353,7 @@ fn end(address: Option<IpAddr>, port: Option<u16>) -> String {
     }
 }
 
-fn nat(event: &Event) -> String {
+pub(super) fn nat(event: &Event) -> String {
     event.nat.as_ref().map_or("-", |nat| nat.status.name()).to_owned()
 }
 
@@ -335,7 +363,7 @@ fn time(event: &Event) -> String {
     text.get(..23).map_or(text.clone(), |short| format!("{short}Z"))
 }
 
-fn bytes(count: Option<u64>) -> String {
+pub(super) fn bytes(count: Option<u64>) -> String {
     let Some(count) = count else { return dash() };
     let mut amount = count as f64;
     for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
@@ -351,12 +379,12 @@ fn bytes(count: Option<u64>) -> String {
     format!("{amount:.1}PiB")
 }
 
-fn dash() -> String {
+pub(super) fn dash() -> String {
     "-".to_owned()
 }
 
 /// Text from outside: a command may name itself with an escape sequence, which must not reach a terminal.
-fn text(text: Option<&str>) -> String {
+pub(super) fn text(text: Option<&str>) -> String {
     let Some(text) = text else { return dash() };
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
