@@ -3,4 +3,15 @@
 //! Bytes arrive as [`protocol::Piece`]s, in stream order, each direction for itself; only the first bytes of a packet
 //! may be there. A [`protocol::Protocol`] makes [`protocol::Exchange`]s of them: one request with its response.
 
+pub mod cap;
+pub mod detect;
+pub mod dns;
+pub mod hello;
+pub mod http1;
+pub mod names;
 pub mod protocol;
+#[doc(hidden)]
+pub mod recording;
+pub mod route;
+pub mod settings;
+pub mod trace;

@@ -89,3 +89,23 @@ fn conntrack() {
 fn sock_diag() {
     check("sock_diag", entries::sock_diag);
 }
+
+#[test]
+fn http1() {
+    check("http1", entries::http1);
+}
+
+#[test]
+fn dns() {
+    check("dns", entries::dns);
+}
+
+#[test]
+fn hello() {
+    check("hello", entries::hello);
+}
+
+#[test]
+fn route() {
+    check("route", entries::route);
+}

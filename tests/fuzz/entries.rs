@@ -5,14 +5,24 @@
 
 #![allow(dead_code, reason = "each fuzz target uses one")]
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use netprobe_agent::{
+    config::RequestsConfig,
     decode::decode,
     event::Event,
     filter::Filter,
     flow::{conntrack, sockets},
     kernel::btf::Btf,
+    request::{
+        dns::Dns,
+        hello::HelloReader,
+        http1::Http1,
+        protocol::{Exchange, Found, Piece, Protocol, Side},
+        recording,
+        route::Templates,
+        settings::Settings,
+    },
 };
 use netprobe_common::OFFSET_PATHS;
 
@@ -97,5 +107,70 @@ pub(crate) fn sock_diag(data: &[u8]) -> bool {
     for ip in [socket.local.ip(), socket.remote.ip()] {
         assert_eq!(ip.to_canonical(), ip);
     }
+    true
+}
+
+/// Plays a recording into a reader: its memory is bounded, and its times are in order.
+fn play(mut reader: impl Protocol, data: &[u8]) -> Found {
+    let (mut found, mut at) = (Found::default(), 0);
+    for (side, bytes, skipped) in recording::steps(data) {
+        at += 1;
+        reader.feed(side, Piece { at, bytes, skipped }, &mut found);
+        assert!(reader.memory() < 2 << 20);
+    }
+    reader.close(at + 1, &mut found);
+    assert!(reader.is_opaque());
+    for Exchange { times, route, .. } in &found.exchanges {
+        assert!(times.request_first <= times.request_last.or(times.request_first));
+        assert!(times.response_first <= times.response_last.or(times.response_first));
+        assert!(!route.as_ref().is_some_and(|route| route.contains('?')));
+    }
+    found
+}
+
+/// A connection of HTTP/1, from its beginning and from its middle.
+pub(crate) fn http1(data: &[u8]) -> bool {
+    static SETTINGS: OnceLock<Arc<Settings>> = OnceLock::new();
+    let settings = SETTINGS.get_or_init(|| Arc::new(Settings::new(&RequestsConfig::default())));
+    play(Http1::new(settings.clone(), true), data);
+    !play(Http1::new(settings.clone(), false), data)
+        .exchanges
+        .is_empty()
+}
+
+/// Datagrams and a connection of DNS.
+pub(crate) fn dns(data: &[u8]) -> bool {
+    let found = [play(Dns::datagrams(), data), play(Dns::stream(), data)];
+    found.iter().any(|found| !found.exchanges.is_empty())
+}
+
+/// The beginning of a TLS connection: read, refused, or unfinished.
+pub(crate) fn hello(data: &[u8]) -> bool {
+    let mut reader = HelloReader::default();
+    let mut found = Found::default();
+    for bytes in data.chunks(700) {
+        let piece = Piece {
+            at: 1,
+            bytes,
+            skipped: 0,
+        };
+        reader.feed(Side::ToServer, piece, &mut found);
+    }
+    assert!(found.hello.is_none() || found.rejects.is_empty());
+    found.hello.is_some()
+}
+
+/// A request's target: without what is behind the path, and its own template.
+pub(crate) fn route(data: &[u8]) -> bool {
+    let Ok(target) = std::str::from_utf8(data) else {
+        return false;
+    };
+    let patterns = ["/users/:name", "/files/*"].map(|text| text.parse().expect("a pattern"));
+    let templates = Templates::new(&patterns);
+    let Some(route) = templates.of(target) else {
+        return false;
+    };
+    assert_eq!(templates.of(&route), Some(route.clone()));
+    assert!(!route.contains(['?', '#', '%']) && route.len() < 1000);
     true
 }

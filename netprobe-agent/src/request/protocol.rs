@@ -159,6 +159,8 @@ pub enum Reject {
     HttpChunk,
     /// A DNS message that is none.
     Dns,
+    /// A DNS answer to nothing that was seen.
+    DnsOrphan,
     /// More unanswered DNS queries than are remembered.
     DnsQueries,
     /// A ClientHello that is none, or beyond the bound.
@@ -176,6 +178,7 @@ impl Reject {
             Reject::HttpAmbiguous => "http_ambiguous",
             Reject::HttpChunk => "http_chunk",
             Reject::Dns => "dns",
+            Reject::DnsOrphan => "dns_orphan",
             Reject::DnsQueries => "dns_queries",
             Reject::Hello => "tls_hello",
         }

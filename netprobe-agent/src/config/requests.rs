@@ -1,0 +1,48 @@
+//! `[requests]`.
+
+use serde::{Deserialize, Serialize};
+
+use super::{route::RoutePattern, value::at_least_one};
+
+/// Requests inside connections. Of what is read, only method, route template, status, times, sizes, trace context and
+/// request id are kept: never a query, a body, or another header.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RequestsConfig {
+    /// Headers that hold a request id, the first that is there wins. A value that is longer than 128 characters or
+    /// has other than visible ASCII is not kept.
+    #[serde(deserialize_with = "header_names")]
+    pub id_headers: Vec<String>,
+    /// Route templates that come before the rules of docs/schema.md, in this order: `:name` stands for any one
+    /// segment, `*` at the end for one or more.
+    /// Example: routes = ["/users/:user", "/files/*"]
+    #[schema(value_type = Vec<String>)]
+    pub routes: Vec<RoutePattern>,
+    /// Most routes of one service, at least 1; further ones become `~other`.
+    #[serde(deserialize_with = "at_least_one")]
+    pub max_routes: usize,
+}
+
+impl Default for RequestsConfig {
+    fn default() -> Self {
+        RequestsConfig {
+            id_headers: vec!["x-request-id".to_owned()],
+            routes: Vec::new(),
+            max_routes: 100,
+        }
+    }
+}
+
+fn header_names<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    match names
+        .iter()
+        .find(|name| name.is_empty() || !name.bytes().all(token))
+    {
+        None => Ok(names),
+        Some(name) => Err(serde::de::Error::custom(format_args!(
+            "`{name}` is not the name of a header; write it like x-request-id"
+        ))),
+    }
+}
