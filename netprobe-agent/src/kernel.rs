@@ -9,4 +9,6 @@ pub mod netlink;
 pub mod netns;
 pub mod offsets;
 pub mod privilege;
+pub mod refusal;
 pub mod stats;
+pub mod storage;

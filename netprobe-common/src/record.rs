@@ -392,6 +392,9 @@ pub struct UdpRecord {
     pub reserved: [u8; 7],
 }
 
+/// What the programs keep of a connection: its record, and five words of their own.
+pub const CONN_BYTES: usize = size_of::<FlowRecord>() + 5 * 8;
+
 /// Largest record.
 pub const MAX_RECORD: usize = size_of::<FlowRecord>();
 

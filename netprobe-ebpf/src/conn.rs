@@ -32,6 +32,8 @@ pub struct Conn {
     pub asked_ticks: u64,
 }
 
+const _: () = assert!(size_of::<Conn>() == CONN_BYTES);
+
 /// Starts over: the same socket, with its storage, may connect again after a failure.
 ///
 /// # Safety

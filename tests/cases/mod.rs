@@ -13,6 +13,7 @@ mod ladder;
 mod machine;
 mod metrics;
 mod nat;
+mod need;
 mod older;
 mod parity;
 mod privilege;
@@ -22,6 +23,7 @@ mod prometheus;
 mod retransmit;
 mod ring;
 mod rules;
+mod special;
 mod start;
 mod stream;
 mod terminal;
@@ -37,10 +39,10 @@ use netprobe_tests::agent::Agent;
 use netprobe_tests::event::Event;
 use netprobe_tests::gate::Share;
 use netprobe_tests::lab::{self, Lab};
-use netprobe_tests::parity::version;
-use netprobe_tests::tools;
 use netprobe_tests::traffic::proto::Socket;
 use netprobe_tests::traffic::{Connection, Endpoint};
+
+pub(crate) use need::{Need, emulated, in_vm, skip_permitted};
 
 /// One truth test.
 pub(crate) struct Case {
@@ -87,129 +89,6 @@ impl Case {
     }
 }
 
-/// Something a machine may not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Need {
-    /// A program.
-    Program(&'static str),
-    /// A file that the set-up makes.
-    File(&'static str),
-    /// A PostgreSQL server; its programs are not on the path.
-    PostgresServer,
-    /// io_uring allowed by the kernel.
-    Uring,
-    /// TLS in the kernel.
-    KernelTls,
-    /// A processor that is not emulated.
-    Speed,
-    /// A kernel of at least this version.
-    Kernel(u32, u32),
-    /// The virtual machine of the kernel tests: the case changes what belongs to the whole machine.
-    TestMachine,
-}
-
-/// A need that is not met.
-#[derive(Clone, Debug)]
-pub(crate) struct Lack {
-    need: Need,
-    /// A sentence.
-    pub(crate) reason: String,
-}
-
-impl Need {
-    /// What is lacking, if anything is.
-    pub(crate) fn lacking(self) -> Option<Lack> {
-        let reason = match self {
-            Need::Program(name) if tools::find(name).is_none() => format!("{name} is not installed"),
-            Need::File(path) if !std::path::Path::new(path).exists() => format!("{path} is not there"),
-            Need::PostgresServer => match programs::postgres_folder() {
-                Err(error) => format!("{error:#}"),
-                Ok(_) => return None,
-            },
-            Need::Uring => match netprobe_tests::traffic::uring_refused() {
-                Some(why) => format!("the kernel refuses io_uring: {why}"),
-                None => return None,
-            },
-            Need::KernelTls => match std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp") {
-                Ok(layers) if layers.split_whitespace().any(|layer| layer == "tls") => return None,
-                _ => "the kernel has no TLS, or its module is not loaded".to_owned(),
-            },
-            Need::Speed if emulated() => "the processor is emulated: too slow for this volume".to_owned(),
-            Need::Kernel(major, minor) if tools::kernel()? < (major, minor) => {
-                format!("the kernel is older than {major}.{minor}")
-            }
-            Need::TestMachine if !in_vm() => {
-                "it changes clock or modules, which it may in the test machine only".to_owned()
-            }
-            Need::Program(_) | Need::File(_) | Need::Kernel(..) | Need::TestMachine | Need::Speed => {
-                return None;
-            }
-        };
-        Some(Lack { need: self, reason })
-    }
-}
-
-/// Whether this is the small virtual machine of the kernel tests: its runner says so.
-fn in_vm() -> bool {
-    std::env::var_os("NETPROBE_VM").is_some()
-}
-
-/// Whether the matrix of `vm/kernels.toml` has a kernel of at least this version.
-fn in_matrix(floor: (u32, u32)) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Matrix {
-        kernel: Vec<Kernel>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Kernel {
-        name: String,
-    }
-    // An unreadable file permits nothing, so whatever lacks something fails.
-    toml::from_str::<Matrix>(include_str!("../../vm/kernels.toml")).is_ok_and(|matrix| {
-        matrix
-            .kernel
-            .iter()
-            .any(|kernel| version(&kernel.name) >= Some(floor))
-    })
-}
-
-fn emulated() -> bool {
-    in_vm()
-}
-
-/// Programs that only the host has; cases that need them may be skipped in the virtual machine.
-const HOST_PROGRAMS: &[&str] = &[
-    "nginx",
-    "haproxy",
-    "psql",
-    "pgbouncer",
-    "redis-server",
-    "redis-cli",
-    "promtool",
-    "prometheus",
-    "amtool",
-    "jsonnet",
-    "tmux",
-    "node",
-    "chromium",
-];
-
-/// The table of permitted skips. Everything else that cannot run fails.
-pub(crate) fn skip_permitted(_case: &str, lack: &Lack) -> bool {
-    match lack.need {
-        Need::Program(name) => in_vm() && HOST_PROGRAMS.contains(&name),
-        Need::PostgresServer => in_vm(),
-        // Kernels are built without it, and administrators switch it off.
-        Need::Uring => true,
-        // The virtual machine's kernels have it.
-        Need::KernelTls => !in_vm(),
-        Need::TestMachine => !in_vm(),
-        Need::Speed | Need::File(_) => in_vm(),
-        // Some kernel of the matrix must be new enough, or the test would never run anywhere.
-        Need::Kernel(major, minor) => in_matrix((major, minor)),
-    }
-}
-
 /// Every case, in the order they are taken.
 pub(crate) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -240,6 +119,7 @@ pub(crate) fn all() -> Vec<Case> {
         prometheus::CASES,
         rules::CASES,
         machine::CASES,
+        special::CASES,
         whole::CASES,
         machine::LAST,
     ] {

@@ -8,7 +8,7 @@ use super::Case;
 pub(crate) const CASES: &[Case] = &[Case::new("capabilities_one_at_a_time", capabilities)];
 
 /// What a fact's line in the doctor's table says, the reasons below it included.
-fn lines_of(table: &str, fact: &str) -> String {
+pub(crate) fn lines_of(table: &str, fact: &str) -> String {
     let mut mine = table
         .lines()
         .skip_while(|line| line.split(' ').next() != Some(fact));
@@ -21,7 +21,7 @@ fn lines_of(table: &str, fact: &str) -> String {
 }
 
 /// `FACT METHOD` of every line of the doctor's table.
-fn chosen(table: &str) -> Vec<(String, String)> {
+pub(crate) fn chosen(table: &str) -> Vec<(String, String)> {
     let words = table
         .lines()
         .filter(|line| line.contains(">= ") || line.contains(" none "));

@@ -8,8 +8,18 @@ use anyhow::{Context, Result, bail};
 use crate::ebpf;
 use crate::sh::{self, say};
 
+/// An agent that is built already, to be used instead of building one.
+const BUILT: &str = "NETPROBE_BIN";
+
 /// The agent as users run it: BPF object first, then an optimised binary. Returns its path.
 pub(crate) fn agent() -> Result<PathBuf> {
+    if let Some(agent) = std::env::var_os(BUILT).map(PathBuf::from) {
+        let agent = agent
+            .canonicalize()
+            .with_context(|| format!("{BUILT}: {}", agent.display()))?;
+        say!("using {} ({BUILT})", agent.display());
+        return Ok(agent);
+    }
     ebpf::build()?;
     say!("building netprobe");
     sh::run(sh::cargo(None).args(["build", "--release", "-p", "netprobe-agent", "--bin", "netprobe"]))

@@ -37,14 +37,8 @@ fn generated(agent: &Path) -> Result<Vec<(String, String)>> {
 
 /// Writes the generated files, or checks that they are current and that every command in the documents parses.
 pub(crate) fn run(check: bool) -> Result<()> {
-    // Whoever has a current build of the agent need not wait for another one.
-    let agent = match std::env::var_os("NETPROBE_BIN") {
-        Some(agent) => PathBuf::from(agent),
-        None => {
-            packages::ensure(Need::Build)?;
-            build::agent()?
-        }
-    };
+    packages::ensure(Need::Build)?;
+    let agent = build::agent()?;
     let mut wrong = Vec::new();
     for (file, text) in generated(&agent)? {
         let path = sh::root().join(&file);

@@ -105,7 +105,7 @@ enum Command {
 /// What to do in virtual machines.
 #[derive(Subcommand)]
 enum Vm {
-    /// Run the truth tests
+    /// Run the truth tests, as many machines at once as there are processors; a table of every method at the end
     Test {
         #[command(flatten)]
         machine: Machine,
@@ -116,6 +116,9 @@ enum Vm {
     Run {
         #[command(flatten)]
         machine: Machine,
+        /// A machine of vm/kernels.toml that is not the plain one
+        #[arg(long, value_name = "NAME")]
+        special: Option<String>,
         /// `netprobe`, a path to a program of this machine, or a tool of the guest
         #[arg(required = true, last = true)]
         command: Vec<String>,
@@ -125,7 +128,7 @@ enum Vm {
 /// Which machines.
 #[derive(clap::Args)]
 struct Machine {
-    /// A kernel of vm/kernels.toml, or `all`; may be repeated [default: 6.12]
+    /// A kernel of vm/kernels.toml, or `all`; may be repeated [default: all for tests, 6.12 for one command]
     #[arg(long = "kernel", value_name = "VERSION")]
     kernels: Vec<String>,
     /// Seconds without console output that count as a hang
@@ -174,6 +177,10 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Vm(Vm::Test { machine, filter }) => {
             test::on_kernels(&machine.kernels, filter.as_deref(), machine.silence())
         }
-        Command::Vm(Vm::Run { machine, command }) => vm::run(&machine.kernels, &command, machine.silence()),
+        Command::Vm(Vm::Run {
+            machine,
+            special,
+            command,
+        }) => vm::run(&machine.kernels, special.as_deref(), &command, machine.silence()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -13,8 +13,13 @@ use crate::follow::{self, Ended};
 use crate::packages::{self, Need};
 use crate::report::{self, Report};
 use crate::sh::{self, say};
-use crate::vm::{self, End, Job, kernels};
+use crate::vm::kernels;
 use crate::web;
+
+mod machines;
+
+use machines::Programs;
+pub(crate) use machines::on_kernels;
 
 /// The longest a test may say nothing before its run is stopped.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -41,22 +46,16 @@ pub(crate) fn everything(filter: Option<&str>) -> Result<()> {
         Ok(()) => reports.push(on_host(&agent, &truth, filter)?),
         Err(why) => {
             say!("the truth tests cannot run on this kernel: {why:#}; a virtual machine takes over");
+            let programs = Programs {
+                agent,
+                truth,
+                init: build::vm_init()?,
+            };
             for kernel in kernels::select(&[])? {
-                reports.push(in_machine(&kernel, &agent, &truth, filter, SILENCE)?);
+                reports.push(machines::plain(&kernel, &programs, filter, SILENCE)?);
             }
         }
     }
-    conclude(&reports)
-}
-
-/// The truth tests on other kernels.
-pub(crate) fn on_kernels(wanted: &[String], filter: Option<&str>, silence: Duration) -> Result<()> {
-    packages::ensure(Need::Vm)?;
-    let (agent, truth) = (build::agent()?, build::truth()?);
-    let reports = kernels::select(wanted)?
-        .iter()
-        .map(|kernel| in_machine(kernel, &agent, &truth, filter, silence))
-        .collect::<Result<Vec<_>>>()?;
     conclude(&reports)
 }
 
@@ -109,48 +108,6 @@ fn on_host(agent: &Path, truth: &Path, filter: Option<&str>) -> Result<Report> {
     let mut report = Report::new(title);
     let success = stream(&mut cmd, &mut report)?;
     Ok(close(report, success, Some(&expected)))
-}
-
-fn in_machine(
-    kernel: &kernels::Kernel,
-    agent: &Path,
-    truth: &Path,
-    filter: Option<&str>,
-    silence: Duration,
-) -> Result<Report> {
-    let guest = "/bin/truth".to_owned();
-    let argv = [guest.clone()]
-        .into_iter()
-        .chain(filter.map(str::to_owned))
-        .collect();
-    let programs = vec![vm::netprobe(agent.to_owned()), (PathBuf::from(truth), guest)];
-    let expected = list(truth, filter)?;
-    let outcome = vm::boot(
-        kernel,
-        &Job {
-            argv,
-            programs,
-            silence,
-        },
-    )?;
-    let mut report = Report::new(format!(
-        "truth tests, kernel {} in a virtual machine",
-        kernel.name
-    ));
-    outcome.console.iter().for_each(|line| report.line(line));
-    say!(
-        "kernel {}: {} after {:.0} s",
-        kernel.name,
-        outcome.end,
-        outcome.took.as_secs_f64()
-    );
-    Ok(match outcome.end {
-        End::Verdict(code) => close(report, code == 0, Some(&expected)),
-        other => {
-            report.broke(other.to_string());
-            report.finish(Some(&expected))
-        }
-    })
 }
 
 /// The names that have to report.

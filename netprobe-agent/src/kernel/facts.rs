@@ -6,6 +6,9 @@ use netprobe_common::*;
 /// all programs, so this choice is made for the object as a whole.
 pub const STATE_IN_HASH: &str = "tp_btf+hash";
 
+/// Methods, by fact, whose programs keep something in the socket's own storage.
+pub const IN_STORAGE: &[(&str, &str)] = &[("lifecycle", "tp_btf"), ("udp", "tp_btf+cgroup")];
+
 const FEW_RETURNS: &str =
     "the kernel keeps room for few returns at once: while many calls block, some are missed";
 

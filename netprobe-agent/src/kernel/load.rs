@@ -21,7 +21,7 @@ use super::{
     facts::{self, Attach, FACTS, Fact, Hook, Method, STATE_IN_HASH},
     filter,
     offsets::Offsets,
-    privilege, stats,
+    privilege, refusal, stats, storage,
 };
 use crate::{
     config::ProbeConfig,
@@ -279,7 +279,9 @@ impl Kernel {
                 });
                 continue;
             }
-            match self.try_method(ebpf, attached, method) {
+            let stored = facts::IN_STORAGE.contains(&(fact.name, method.name));
+            let room = if stored { storage::check(ebpf) } else { Ok(()) };
+            match room.and_then(|()| self.try_method(ebpf, attached, method)) {
                 Ok(()) => {
                     report.method = Some(method.name.to_owned());
                     report.kernel_floor = Some(method.floor.to_owned());
@@ -308,7 +310,7 @@ impl Kernel {
                 continue;
             }
             self.attach_hook(ebpf, hook)
-                .map_err(|error| explain(&error, hook))?;
+                .map_err(|error| refusal::explain(&error, hook))?;
             attached.insert(hook.program);
         }
         Ok(())
@@ -354,6 +356,10 @@ impl Kernel {
         // the methods in question, found before by `Offsets::missing`.
         if !has_accounting(&self.offsets) {
             offsets[CT_EXT_ACCT] = OFFSET_ABSENT;
+        }
+        // The one helper for kernel memory that connections are followed with: without it they are, but for this name.
+        if refusal::reads_forbidden() {
+            offsets[ULP_NAME] = OFFSET_ABSENT;
         }
         let knobs = self.knobs(config, own, mode);
         // Unused, it is as small as a map can be.
@@ -449,49 +455,6 @@ fn require(facts: &[FactReport], config: &ProbeConfig) -> Result<(), AgentError>
     Ok(())
 }
 
-/// The whole chain of causes in one line, the verifier's last words at the end.
-fn explain(error: &ProgramError, hook: &Hook) -> String {
-    let lockdown = lockdown().is_some_and(|mode| mode != "none");
-    let io = match error {
-        ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        } => {
-            let log = verifier_log.to_string();
-            tracing::debug!(program = hook.program, log = %log, "the verifier's words");
-            // Its last lines are statistics.
-            const STATISTICS: [&str; 4] = ["processed", "stack depth", "verification time", "insns"];
-            let last = log
-                .lines()
-                .rev()
-                .map(str::trim)
-                .find(|line| !line.is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word)));
-            let missing = privilege::missing(hook.attach);
-            return match (io_error.raw_os_error(), last) {
-                (Some(libc::EPERM), _) if missing.is_some() => {
-                    format!("{} is missing (EPERM)", missing.unwrap_or_default())
-                }
-                (Some(libc::EPERM), _) if lockdown && matches!(hook.attach, Attach::FExit(_)) => {
-                    "not permitted: this kernel is locked down or built without it (EPERM)".to_owned()
-                }
-                (_, Some(last)) => format!("the verifier refused it: {io_error}: {}", last.trim()),
-                (_, None) => format!("the kernel refused to load it: {io_error}"),
-            };
-        }
-        other => other,
-    };
-    let mut text = io.to_string();
-    let mut cause = std::error::Error::source(io);
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
-}
-
 fn load_error(error: &aya::EbpfError) -> AgentError {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
@@ -539,15 +502,8 @@ fn kernel_report() -> KernelReport {
         release: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
         machine: std::env::consts::ARCH.to_owned(),
         btf: std::path::Path::new(BTF_PATH).exists(),
-        lockdown: lockdown(),
+        lockdown: refusal::lockdown(),
     }
-}
-
-/// The word in brackets of `/sys/kernel/security/lockdown`; `None` when it cannot be read.
-fn lockdown() -> Option<String> {
-    let text = std::fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
-    let (_, rest) = text.split_once('[')?;
-    Some(rest.split_once(']')?.0.to_owned())
 }
 
 /// Names of the maps whose fill is reported, with their capacity.

@@ -2,9 +2,11 @@
 //!
 //! `cargo xtask vm` builds it statically and puts it into the initramfs as `/init`, beside three files that say
 //! what to do: `/vm/argv` and `/vm/env` (NUL-separated) and `/vm/modules` (paths in load order, one a line).
+//! `netprobe-vm: prepared` on the console comes just before the command's own output.
 //! The last line on the console is `netprobe-vm: verdict N`: the command's exit code, 128 + its signal, or 125
 //! when the machine could not be prepared. No such line means that the machine died.
 
+use std::env;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -31,7 +33,7 @@ const MOUNTS: &[(&str, &str, bool)] = &[
     ("tmpfs", "/dev/shm", false),
     ("tmpfs", "/tmp", true),
     ("tmpfs", "/run", true),
-    ("cgroup2", "/sys/fs/cgroup", true),
+    ("securityfs", "/sys/kernel/security", false),
     ("bpf", "/sys/fs/bpf", false),
     ("tracefs", "/sys/kernel/tracing", false),
 ];
@@ -64,6 +66,7 @@ fn prepare() -> io::Result<()> {
             Ok(()) => {}
         }
     }
+    mount_cgroups()?;
     sethostname("netprobe-vm")?;
     for module in fs::read_to_string("/vm/modules")?.lines() {
         let file = File::open(module).map_err(|e| context(e, module))?;
@@ -86,6 +89,20 @@ fn prepare() -> io::Result<()> {
     Ok(())
 }
 
+/// cgroup v2, or v1 alone where the kernel's command line says `netprobe_cgroup=v1`: the kernel hands such words to us
+/// as environment.
+fn mount_cgroups() -> io::Result<()> {
+    let old = env::var("netprobe_cgroup").is_ok_and(|version| version == "v1");
+    let (kind, data) = if old {
+        ("cgroup", Some("none,name=netprobe"))
+    } else {
+        ("cgroup2", None)
+    };
+    let place = "/sys/fs/cgroup";
+    mount(Some(kind), place, Some(kind), MsFlags::empty(), data)
+        .map_err(|error| context(error.into(), &format!("cannot mount {kind} on {place}")))
+}
+
 /// Runs the command and reaps whatever else is orphaned to us meanwhile.
 fn run_job() -> io::Result<i32> {
     let argv = strings("/vm/argv")?;
@@ -93,6 +110,7 @@ fn run_job() -> io::Result<i32> {
         .split_first()
         .ok_or_else(|| io::Error::other("/vm/argv is empty"))?;
     let env = strings("/vm/env")?;
+    println!("netprobe-vm: prepared");
     let child = Command::new(program)
         .args(args)
         .env_clear()

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
@@ -22,6 +23,7 @@ const TOOLS: &[&str] = &[
     "socat",
     "sysctl",
     "setpriv",
+    "prlimit",
     "sh",
     "cat",
     "ls",
@@ -103,10 +105,19 @@ pub(crate) fn write(kernel: &Unpacked, init: &Path, job: &Job) -> Result<PathBuf
     tree.bytes("/vm/argv", job.argv.join("\0"));
     tree.bytes(
         "/vm/env",
-        "PATH=/bin\0HOME=/root\0TERM=dumb\0RUST_BACKTRACE=1\0NETPROBE_BIN=/bin/netprobe\0NETPROBE_VM=1",
+        format!(
+            "PATH=/bin\0HOME=/root\0TERM=dumb\0RUST_BACKTRACE=1\0NETPROBE_BIN=/bin/netprobe\0NETPROBE_VM={}",
+            job.machine.name
+        ),
     );
 
-    let path = super::folder().join(format!("initramfs-{}.cpio", std::process::id()));
+    // Several are made at once.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let path = super::folder().join(format!(
+        "initramfs-{}-{}.cpio",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    ));
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut out = BufWriter::new(file);
     tree.write(&mut out)

@@ -16,6 +16,72 @@ use crate::sh::{self, say};
 struct Pins {
     modules: Vec<String>,
     kernel: Vec<Kernel>,
+    machine: Vec<Machine>,
+}
+
+/// A machine in which something is different.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Machine {
+    /// Also the beginning of its tests' names, after `machine_`.
+    pub(crate) name: String,
+    /// More words on the kernel's command line; `key=value` without a dot reaches init's environment.
+    #[serde(default)]
+    pub(crate) append: String,
+    /// Without the words of its kernel.
+    #[serde(default)]
+    pub(crate) bare: bool,
+    /// Where it is tried.
+    kernels: Vec<String>,
+}
+
+/// The machine in which nothing is different.
+pub(crate) const PLAIN: &str = "plain";
+
+/// Names of tests that only a special machine can run begin so, its own name behind.
+pub(crate) const SPECIAL_TESTS: &str = "machine_";
+
+/// What the names of a special machine's tests begin with; `None`: the plain one runs everything.
+pub(crate) fn tests_of(machine: &Machine) -> Option<String> {
+    (machine.name != PLAIN).then(|| format!("{SPECIAL_TESTS}{}", machine.name))
+}
+
+/// The machine called so; without a name, the plain one.
+pub(crate) fn machine(name: Option<&str>) -> Result<Machine> {
+    let plain = Machine {
+        name: PLAIN.to_owned(),
+        append: String::new(),
+        bare: false,
+        kernels: Vec::new(),
+    };
+    let Some(name) = name.filter(|name| *name != PLAIN) else {
+        return Ok(plain);
+    };
+    let all = pins()?.machine;
+    let names: Vec<_> = all.iter().map(|machine| machine.name.clone()).collect();
+    all.into_iter()
+        .find(|machine| machine.name == name)
+        .with_context(|| {
+            format!(
+                "there is no machine {name}; there are {PLAIN}, {}",
+                names.join(", ")
+            )
+        })
+}
+
+/// The machines to try on a kernel, the plain one first.
+pub(crate) fn machines(kernel: &str) -> Result<Vec<Machine>> {
+    let special = pins()?
+        .machine
+        .into_iter()
+        .filter(|machine| machine.kernels.iter().any(|name| name == kernel));
+    Ok(std::iter::once(machine(None)?).chain(special).collect())
+}
+
+/// Every kernel of this architecture, as the file has them.
+pub(crate) fn all() -> Result<Vec<Kernel>> {
+    let mine = |kernel: &Kernel| kernel.arch == std::env::consts::ARCH;
+    Ok(pins()?.kernel.into_iter().filter(mine).collect())
 }
 
 /// One kernel that can be booted.
@@ -24,16 +90,20 @@ struct Pins {
 pub(crate) struct Kernel {
     pub(crate) name: String,
     arch: String,
-    package: Vec<Package>,
+    /// Words on its command line, on every machine that is not bare.
+    #[serde(default)]
+    pub(crate) append: String,
+    pub(crate) package: Vec<Package>,
 }
 
+/// Where one package of a kernel comes from.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Package {
+pub(crate) struct Package {
     /// `debian` or `debian-security`.
     archive: String,
     /// Below the archive's root.
-    path: String,
+    pub(crate) path: String,
     sha256: String,
 }
 
@@ -54,11 +124,7 @@ fn pins() -> Result<Pins> {
 
 /// The kernels asked for, or the default one.
 pub(crate) fn select(wanted: &[String]) -> Result<Vec<Kernel>> {
-    let mine: Vec<Kernel> = pins()?
-        .kernel
-        .into_iter()
-        .filter(|k| k.arch == std::env::consts::ARCH)
-        .collect();
+    let mine = all()?;
     let names = || {
         mine.iter()
             .map(|k| k.name.as_str())
@@ -285,6 +351,13 @@ mod tests {
     #[test]
     fn the_shipped_pins_parse_and_have_the_default() {
         let pins = pins().unwrap();
+        let known = |name: &String| pins.kernel.iter().any(|kernel| kernel.name == *name);
+        for machine in &pins.machine {
+            assert!(
+                !machine.kernels.is_empty() && machine.kernels.iter().all(known),
+                "{machine:?}"
+            );
+        }
         assert!(pins.kernel.iter().any(|k| k.name == "6.12" && k.arch == "x86_64"));
         for package in pins.kernel.iter().flat_map(|k| &k.package) {
             assert_eq!(package.sha256.len(), 64, "{}", package.path);

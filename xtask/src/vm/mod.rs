@@ -6,6 +6,7 @@
 mod cpio;
 pub(crate) mod image;
 pub(crate) mod kernels;
+pub(crate) mod matrix;
 mod qemu;
 
 use std::path::{Path, PathBuf};
@@ -25,18 +26,30 @@ pub(crate) struct Job {
     pub(crate) argv: Vec<String>,
     /// Host programs it needs besides the usual tools, and where the guest finds them.
     pub(crate) programs: Vec<(PathBuf, String)>,
+    /// What is special about the machine.
+    pub(crate) machine: kernels::Machine,
+    /// Stands before each line of its console.
+    pub(crate) label: String,
     /// No console output for this long is a hang.
     pub(crate) silence: Duration,
 }
 
 /// `cargo xtask vm run`: one command per kernel. `netprobe` is the agent of this tree; a path to a file is
 /// copied in; anything else must be one of the guest's tools.
-pub(crate) fn run(wanted: &[String], command: &[String], silence: Duration) -> Result<()> {
+pub(crate) fn run(
+    wanted: &[String],
+    machine: Option<&str>,
+    command: &[String],
+    silence: Duration,
+) -> Result<()> {
     packages::ensure(packages::Need::Vm)?;
     let agent = build::agent()?;
+    let init = build::vm_init()?;
     let mut job = Job {
         argv: command.to_vec(),
         programs: vec![netprobe(agent)],
+        machine: kernels::machine(machine)?,
+        label: String::new(),
         silence,
     };
     let program = job
@@ -57,7 +70,7 @@ pub(crate) fn run(wanted: &[String], command: &[String], silence: Duration) -> R
     }
     let mut failed = Vec::new();
     for kernel in kernels::select(wanted)? {
-        let outcome = boot(&kernel, &job)?;
+        let outcome = boot(&kernel, &init, &job)?;
         say!(
             "kernel {}: {} after {:.0} s",
             kernel.name,
@@ -79,16 +92,20 @@ pub(crate) fn run(wanted: &[String], command: &[String], silence: Duration) -> R
 }
 
 /// Boots one kernel with one job; its console passes through to stdout.
-pub(crate) fn boot(kernel: &kernels::Kernel, job: &Job) -> Result<Outcome> {
+pub(crate) fn boot(kernel: &kernels::Kernel, init: &Path, job: &Job) -> Result<Outcome> {
     let unpacked = kernels::fetch(kernel)?;
-    let init = build::vm_init()?;
-    let initramfs = image::write(&unpacked, &init, job)?;
+    let initramfs = image::write(&unpacked, init, job)?;
     say!(
         "kernel {}: {} in a virtual machine",
         kernel.name,
         job.argv.join(" ")
     );
-    qemu::run(&unpacked.kernel, &initramfs, job.silence)
+    let own = if job.machine.bare {
+        ""
+    } else {
+        kernel.append.as_str()
+    };
+    qemu::run(&unpacked.kernel, &initramfs, own, job)
 }
 
 /// The agent, and where tests look for it.

@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::Job;
 use crate::follow::{self, Ended};
 use crate::sh;
 
+/// What init prints when the machine is prepared.
+const PREPARED: &str = "netprobe-vm: prepared";
 /// What init prints last.
 const VERDICT: &str = "netprobe-vm: verdict ";
 
@@ -44,33 +47,37 @@ pub(crate) struct Outcome {
     pub(crate) end: End,
     /// The console, line by line.
     pub(crate) console: Vec<String>,
+    /// From start to the command's own start, if it came that far.
+    pub(crate) booted: Option<Duration>,
     /// From start to end.
     pub(crate) took: Duration,
 }
 
-/// Boots and waits. The console passes through to stdout.
-pub(crate) fn run(kernel: &Path, initramfs: &Path, silence: Duration) -> Result<Outcome> {
+/// Boots, with these words of the kernel and those of the job's machine on its command line, and waits. The console passes
+/// through to stdout, each line behind the job's label.
+pub(crate) fn run(kernel: &Path, initramfs: &Path, append: &str, job: &Job) -> Result<Outcome> {
     let started = Instant::now();
-    let mut child = command(kernel, initramfs)
+    let mut child = command(kernel, initramfs, append, job)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .context("cannot start QEMU")?;
-    let result = watch(&mut child, silence);
+    let result = watch(&mut child, job);
     // Whatever happened, no machine is left behind; ending one that has ended is no error worth telling.
     let _ = child.kill();
     let _ = child.wait();
     let _ = std::fs::remove_file(initramfs);
-    let (end, console) = result?;
+    let (end, console, booted) = result?;
     Ok(Outcome {
         end,
         console,
+        booted: booted.map(|at| at - started),
         took: started.elapsed(),
     })
 }
 
-fn command(kernel: &Path, initramfs: &Path) -> Command {
+fn command(kernel: &Path, initramfs: &Path, append: &str, job: &Job) -> Command {
     let emulator = format!("qemu-system-{}", std::env::consts::ARCH);
     // Where it is there, setpriv sees to it that the machine does not outlive us, whatever ends us.
     let mut cmd = match sh::which("setpriv") {
@@ -104,12 +111,13 @@ fn command(kernel: &Path, initramfs: &Path) -> Command {
         "-nic",
         "none",
     ])
-    // A panic reboots at once, and a reboot ends QEMU.
-    .args([
-        "-no-reboot",
-        "-append",
-        "console=ttyS0 quiet loglevel=3 panic=-1 oops=panic mitigations=off",
-    ])
+    // A panic reboots at once, and a reboot ends QEMU. 5.10 checks that the emulated timer works, and gives up on a busy
+    // host.
+    .args(["-no-reboot", "-append"])
+    .arg(format!(
+        "console=ttyS0 quiet loglevel=3 panic=-1 oops=panic mitigations=off no_timer_check {append} {}",
+        job.machine.append
+    ))
     .arg("-kernel")
     .arg(kernel)
     .arg("-initrd")
@@ -117,21 +125,26 @@ fn command(kernel: &Path, initramfs: &Path) -> Command {
     cmd
 }
 
-fn watch(child: &mut Child, silence: Duration) -> Result<(End, Vec<String>)> {
+fn watch(child: &mut Child, job: &Job) -> Result<(End, Vec<String>, Option<Instant>)> {
     let stdout = child.stdout.take().context("QEMU has no console")?;
     let mut stderr = child.stderr.take().context("QEMU has no stderr")?;
     let mut console = Vec::new();
-    let ended = follow::lines(stdout, silence, |line| {
+    let mut booted = None;
+    let ended = follow::lines(stdout, job.silence, |line| {
         if let Some(code) = verdict(&line) {
             return ControlFlow::Break(code);
         }
-        println!("{line}");
+        if line.ends_with(PREPARED) {
+            booted = Some(Instant::now());
+            return ControlFlow::Continue(());
+        }
+        println!("{}{line}", job.label);
         console.push(line);
         ControlFlow::Continue(())
     });
     let end = match ended {
         Ended::Told(code) => End::Verdict(code),
-        Ended::Silent => End::Silent(silence),
+        Ended::Silent => End::Silent(job.silence),
         Ended::Closed => {
             let mut said = String::new();
             // Best effort: QEMU's own last words, if any.
@@ -141,7 +154,7 @@ fn watch(child: &mut Child, silence: Duration) -> Result<(End, Vec<String>)> {
             End::Died(if how.is_empty() { "powered off".into() } else { how })
         }
     };
-    Ok((end, console))
+    Ok((end, console, booted))
 }
 
 /// The verdict may follow unfinished output on the same line.
