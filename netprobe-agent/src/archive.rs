@@ -10,6 +10,7 @@
 //! after any crash. An event is `queued` until the archive has it, and `delivered` then. The pipeline never waits:
 //! what a full queue or a full spool does not take is lost, counted, and told by a gap event.
 
+pub mod cipher;
 pub mod disk;
 pub mod frame;
 pub mod layout;
@@ -39,6 +40,7 @@ use crate::{
     privileges,
     probe_report::ArchiveReport,
 };
+use cipher::SpoolKey;
 use disk::{Disk, Folder};
 use signing::Key;
 use spool::{Limits, Sealer, Writer};
@@ -123,7 +125,8 @@ impl Archive {
                 "put 64 hex digits into it, or remove it to have one made",
             )
         })?);
-        let recovered = spool::recover(&*disk).map_err(spool_error)?;
+        let spool_key = spool_key(config)?;
+        let recovered = spool::recover(&*disk, spool_key.as_deref()).map_err(spool_error)?;
         let run = origin.run.clone();
         spool::begin_run(&*disk, &run).map_err(spool_error)?;
         let shared = Arc::new(Shared::default());
@@ -138,8 +141,14 @@ impl Archive {
             bytes: config.segment_bytes as u64,
             age: config.seal_after.0,
         };
-        let writer = Writer::new(disk.clone(), run.clone(), limits);
-        let sealer = Sealer::new(disk.clone(), key.clone(), config.compression, recovered.head);
+        let writer = Writer::new(disk.clone(), run.clone(), limits, spool_key.clone());
+        let sealer = Sealer::new(
+            disk.clone(),
+            key.clone(),
+            config.compression,
+            recovered.head,
+            spool_key,
+        );
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -204,6 +213,25 @@ impl Archive {
             },
         }
     }
+}
+
+/// The key of the open segments, if there is to be one.
+fn spool_key(config: &ArchiveConfig) -> Result<Option<Arc<SpoolKey>>, AgentError> {
+    let path = &config.spool_key;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    SpoolKey::load(path)
+        .map(|key| Some(Arc::new(key)))
+        .map_err(|error| {
+            AgentError::other(
+                format!(
+                    "the key of the spool, {}, cannot be used: {error}",
+                    path.display()
+                ),
+                "put 64 hex digits into it (`openssl rand -hex 32`), or leave `archive.spool_key` empty",
+            )
+        })
 }
 
 fn unusable(spool: &Path, error: &io::Error) -> AgentError {

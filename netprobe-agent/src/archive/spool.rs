@@ -23,7 +23,8 @@
 //! 3. Segments of a run are sealed in the order of their numbers.
 //! 4. A seal is: object written and synced, folder synced; manifest written aside and synced, renamed, folder synced;
 //!    then the open segment goes, folder synced. Only then may the object be uploaded. A manifest without an open segment is
-//!    complete; with one, the open segment is a leftover.
+//!    complete; with one, the open segment is a leftover. A seal that failed is begun anew: first its manifest goes, if
+//!    there is one, folder synced.
 //! 5. An object is removed only after the archive has confirmed both it and its manifest, and the rename to
 //!    `.done.json` is synced. Uploading again what was uploaded is harmless: same name, same bytes.
 //! 6. The manifest with the highest number is the head of the chain, and is never removed.

@@ -1,12 +1,16 @@
 //! The archive: a local folder or a bucket, and the few things done with it.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
     Certificate, ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
-    WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem, path::Path, prefix::PrefixStore,
+    WriteMultipart,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    local::LocalFileSystem,
+    path::Path,
+    prefix::PrefixStore,
 };
 
 use super::signing;
@@ -184,6 +188,12 @@ fn path(key: &str) -> Result<Path, StoreError> {
 }
 
 fn bucket_store(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore + use<>, AgentError> {
+    let unusable = |error: object_store::Error| {
+        AgentError::other(
+            format!("the archive {} cannot be used: {error}", config.url),
+            "look at `archive.endpoint`, `archive.region`, `archive.encryption` and `archive.credentials`",
+        )
+    };
     // Twice is once: whoever came first has installed the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut options = ClientOptions::new()
@@ -216,16 +226,17 @@ fn bucket_store(config: &ArchiveConfig, bucket: &str) -> Result<impl ObjectStore
     if !config.endpoint.is_empty() {
         builder = builder.with_endpoint(&config.endpoint);
     }
+    if let Some(key) = config.encryption.strip_prefix("aws:kms:") {
+        builder = builder.with_sse_kms_encryption(key);
+    } else if !config.encryption.is_empty() {
+        let name = AmazonS3ConfigKey::from_str("aws_server_side_encryption").map_err(unusable)?;
+        builder = builder.with_config(name, &config.encryption);
+    }
     let credentials = Credentials::of(config)?;
     builder = builder
         .with_access_key_id(credentials.access_key_id)
         .with_secret_access_key(credentials.secret_access_key);
-    builder.build().map_err(|error| {
-        AgentError::other(
-            format!("the archive {} cannot be used: {error}", config.url),
-            "look at `archive.endpoint`, `archive.region` and `archive.credentials`",
-        )
-    })
+    builder.build().map_err(unusable)
 }
 
 /// Who asks.

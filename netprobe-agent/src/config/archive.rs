@@ -61,6 +61,14 @@ pub struct ArchiveConfig {
     /// File with the signing key, 64 hex digits. Empty: signing.key in the spool, made at the first start.
     #[schema(value_type = String)]
     pub signing_key: PathBuf,
+    /// File with a key, 64 hex digits, that encrypts what waits to be sealed (AES-256-GCM). Empty: it is not encrypted.
+    /// Sealed segments are not: they are the objects of the archive.
+    #[schema(value_type = String)]
+    pub spool_key: PathBuf,
+    /// What the S3 service is asked to encrypt objects with: AES256, aws:kms, or aws:kms:KEY. Empty: what the bucket
+    /// does by itself.
+    #[serde(deserialize_with = "encryption")]
+    pub encryption: String,
 }
 
 impl Default for ArchiveConfig {
@@ -83,6 +91,8 @@ impl Default for ArchiveConfig {
             compression: 3,
             updates: false,
             signing_key: PathBuf::new(),
+            spool_key: PathBuf::new(),
+            encryption: String::new(),
         }
     }
 }
@@ -160,6 +170,18 @@ fn segment_bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<us
 
 fn spool_bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     between(deserializer, 1 << 20, 1 << 50)
+}
+
+fn encryption<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let known = matches!(&*text, "" | "AES256" | "aws:kms");
+    let key = text.strip_prefix("aws:kms:").is_some_and(|key| !key.is_empty());
+    if known || key {
+        return Ok(text);
+    }
+    Err(serde::de::Error::custom(format_args!(
+        "`{text}` is no encryption; allowed are AES256, aws:kms, aws:kms:KEY, and nothing"
+    )))
 }
 
 fn between<'de, D: serde::Deserializer<'de>>(

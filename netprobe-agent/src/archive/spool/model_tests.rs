@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     archive::{
+        cipher::SpoolKey,
         disk::read_whole,
         manifest::Manifest,
         signing::{self, Key},
@@ -22,6 +23,8 @@ use crate::{
 struct World {
     sim: Sim,
     key: Arc<Key>,
+    /// Every other world is encrypted.
+    spool_key: Option<Arc<SpoolKey>>,
     runs: u64,
     agent: Option<Agent>,
     /// What was acknowledged: run and number.
@@ -77,6 +80,7 @@ impl World {
         let mut world = World {
             sim: Sim::new(seed),
             key: Arc::new(Key::from_hex(&"2a".repeat(32)).unwrap()),
+            spool_key: (seed % 2 == 1).then(|| Arc::new(SpoolKey::from_hex(&"3b".repeat(32)).unwrap())),
             runs: 0,
             agent: None,
             acknowledged: Vec::new(),
@@ -94,7 +98,7 @@ impl World {
     fn start(&mut self) {
         self.runs += 1;
         let run: Arc<str> = format!("{:016x}", self.runs).into();
-        let recovered = recover(&self.sim).expect("it always starts");
+        let recovered = recover(&self.sim, self.spool_key.as_deref()).expect("it always starts");
         begin_run(&self.sim, &run).expect("nothing is broken now");
         let limits = Limits {
             bytes: 4000,
@@ -104,8 +108,14 @@ impl World {
             run: run.clone(),
             next_seq: 1,
             waiting: Vec::new(),
-            writer: Writer::new(self.disk(), run, limits),
-            sealer: Sealer::new(self.disk(), self.key.clone(), 1, recovered.head),
+            writer: Writer::new(self.disk(), run, limits, self.spool_key.clone()),
+            sealer: Sealer::new(
+                self.disk(),
+                self.key.clone(),
+                1,
+                recovered.head,
+                self.spool_key.clone(),
+            ),
             rolled: recovered.rolled.into(),
             sealed: recovered.sealed.into(),
         });
@@ -180,7 +190,7 @@ impl World {
                     self.agent = None;
                 }
                 self.sim.crash();
-                let recovered = recover(&self.sim).unwrap();
+                let recovered = recover(&self.sim, self.spool_key.as_deref()).unwrap();
                 assert!(recovered.gaps.is_empty(), "{:?}", recovered.gaps);
                 self.start();
                 self.check();
@@ -283,5 +293,27 @@ fn the_power_may_go_at_any_step() {
             life.iter().for_each(|action| world.act(action));
             world.crash();
         }
+    }
+}
+
+/// A disk fails for a while in the middle of a seal, and the power goes in the middle of the next try.
+#[test]
+fn a_seal_that_failed_may_be_cut_off_when_it_is_tried_again() {
+    for (first, second, seed) in
+        (0..16).flat_map(|first| (0..16).map(move |rest| (first, rest / 4, rest % 4)))
+    {
+        let mut world = World::new(1 + u64::from(seed) * 7919);
+        for action in [
+            Action::Events(9, 0),
+            Action::Commit,
+            Action::Roll,
+            Action::PowerFor(first),
+            Action::Seal,
+            Action::PowerFor(second),
+            Action::Seal,
+        ] {
+            world.act(&action);
+        }
+        world.crash();
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 use super::{Head, Name, Rolled, Sealed, names::QUARANTINED, quarantine, remove_if_there};
 use crate::{
     archive::{
+        cipher::SpoolKey,
         disk::{self, Disk},
         frame::{Frames, Next},
         manifest::Manifest,
@@ -29,7 +30,7 @@ pub struct Recovered {
 }
 
 /// Reads the spool and sets right what a crash left. Fails only when the folder itself cannot be used.
-pub fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
+pub fn recover(disk: &dyn Disk, key: Option<&SpoolKey>) -> io::Result<Recovered> {
     let mut names = Vec::new();
     for (name, _) in disk.list()? {
         match Name::parse(&name) {
@@ -44,6 +45,7 @@ pub fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
     }
     let mut recovery = Recovery {
         disk,
+        key,
         gaps: Vec::new(),
         quarantined: 0,
     };
@@ -68,6 +70,7 @@ pub fn recover(disk: &dyn Disk) -> io::Result<Recovered> {
 
 struct Recovery<'a> {
     disk: &'a dyn Disk,
+    key: Option<&'a SpoolKey>,
     gaps: Vec<Gap>,
     quarantined: u64,
 }
@@ -204,7 +207,7 @@ impl Recovery<'_> {
     fn open_segment(&mut self, name: &Name, until: u64) -> io::Result<Option<Rolled>> {
         let text = name.text();
         let mut frames = match self.disk.open(&text) {
-            Ok(reader) => Frames::new(reader),
+            Ok(reader) => Frames::new(reader, self.key),
             Err(error) => {
                 self.quarantine(name, &error.to_string())?;
                 self.gap("spool", "unreadable", None);
@@ -216,7 +219,15 @@ impl Recovery<'_> {
             match frames.read() {
                 Ok(Next::Frame { seq, .. }) if seq < until => count += 1,
                 Ok(Next::Frame { .. } | Next::End | Next::Torn) => break false,
-                Ok(Next::Corrupt) => break true,
+                Ok(Next::Locked) if count == 0 => {
+                    self.quarantine(
+                        name,
+                        "it is encrypted with another key than that of `archive.spool_key`",
+                    )?;
+                    self.gap("spool", "locked", None);
+                    return Ok(None);
+                }
+                Ok(Next::Corrupt | Next::Locked) => break true,
                 Err(error) => {
                     tracing::error!(file = text, %error, "a segment of the spool cannot be read to its end");
                     break true;

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::{Name, Rolled, Sealed, quarantine, remove_if_there};
 use crate::{
     archive::{
+        cipher::SpoolKey,
         disk::{self, Disk, DiskFile},
         frame::{Frames, Next},
         manifest::{self, Content, Manifest},
@@ -36,11 +37,14 @@ pub struct Head {
 pub struct Sealer {
     disk: Arc<dyn Disk>,
     key: Arc<Key>,
+    spool_key: Option<Arc<SpoolKey>>,
     level: i32,
     /// Where the chain ends.
     pub head: Head,
     /// Sealed, and the open segment could not be removed yet.
     unfinished: Option<(String, bool, Seal)>,
+    /// The manifest of the next segment may be on disk: a try failed that had come as far.
+    doubtful: bool,
 }
 
 /// What became of a segment.
@@ -53,14 +57,22 @@ pub struct Seal {
 }
 
 impl Sealer {
-    /// A sealer that goes on from `head`, with a compression level of zstd.
-    pub fn new(disk: Arc<dyn Disk>, key: Arc<Key>, level: i32, head: Head) -> Sealer {
+    /// A sealer that goes on from `head`, with a compression level of zstd and the key of the open segments.
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        key: Arc<Key>,
+        level: i32,
+        head: Head,
+        spool_key: Option<Arc<SpoolKey>>,
+    ) -> Sealer {
         Sealer {
             disk,
             key,
+            spool_key,
             level,
             head,
             unfinished: None,
+            doubtful: false,
         }
     }
 
@@ -76,6 +88,12 @@ impl Sealer {
         }
         let number = self.head.next;
         let object = Name::Object(number).text();
+        if self.doubtful {
+            // For good: a crash must not find it beside the object of this try.
+            remove_if_there(&*self.disk, &Name::Manifest(number).text())?;
+            self.disk.sync_folder()?;
+            self.doubtful = false;
+        }
         let compressed = self.compress(rolled, &object)?;
         let expected = rolled.content.as_ref().map_or(0, |content| content.events);
         let lost = expected.saturating_sub(compressed.content.events);
@@ -107,8 +125,10 @@ impl Sealer {
         let bytes = self.key.sign(&manifest)?;
         // A file system without a journal keeps no order of names: the object's has to be there first.
         self.disk.sync_folder()?;
+        self.doubtful = true;
         disk::write_whole(&*self.disk, &Name::Manifest(number).text(), &bytes)?;
         self.disk.sync_folder()?;
+        self.doubtful = false;
         // From here on it is sealed, whatever comes.
         self.head = Head {
             chain_id: self.head.chain_id.clone(),
@@ -139,7 +159,10 @@ impl Sealer {
 
     /// Writes the lines of a segment as an object and syncs it.
     fn compress(&self, rolled: &Rolled, object: &str) -> io::Result<Compressed> {
-        let mut frames = Frames::new(self.disk.open(&rolled.name)?.take(rolled.len));
+        let mut frames = Frames::new(
+            self.disk.open(&rolled.name)?.take(rolled.len),
+            self.spool_key.as_deref(),
+        );
         let out = Hashing {
             file: self.disk.create(object)?,
             hasher: Sha256::new(),
@@ -165,7 +188,7 @@ impl Sealer {
                     encoder.write_all(line)?;
                 }
                 Next::End => break true,
-                Next::Torn | Next::Corrupt => break false,
+                Next::Torn | Next::Corrupt | Next::Locked => break false,
             }
         };
         let mut out = encoder.finish()?;

@@ -9,8 +9,10 @@ use std::{
 use super::{Name, Rolled};
 use crate::{
     archive::{
+        cipher::SpoolKey,
         disk::{Disk, DiskFile},
-        frame, layout,
+        frame::Framer,
+        layout,
         manifest::Content,
     },
     event::Event,
@@ -31,6 +33,7 @@ pub struct Writer {
     disk: Arc<dyn Disk>,
     run: Arc<str>,
     limits: Limits,
+    key: Option<Arc<SpoolKey>>,
     current: Option<Current>,
     /// Of the chunk being written; kept for its room.
     bytes: Vec<u8>,
@@ -39,7 +42,9 @@ pub struct Writer {
 /// The segment being written.
 struct Current {
     name: String,
-    file: Box<dyn DiskFile>,
+    /// `None`: there is no file yet.
+    file: Option<Box<dyn DiskFile>>,
+    framer: Framer,
     hour: i64,
     /// Everything here and below is of what is synced.
     len: u64,
@@ -71,11 +76,12 @@ pub struct Committed {
 
 impl Writer {
     /// A writer that has not begun a segment.
-    pub fn new(disk: Arc<dyn Disk>, run: Arc<str>, limits: Limits) -> Writer {
+    pub fn new(disk: Arc<dyn Disk>, run: Arc<str>, limits: Limits, key: Option<Arc<SpoolKey>>) -> Writer {
         Writer {
             disk,
             run,
             limits,
+            key,
             current: None,
             bytes: Vec::new(),
         }
@@ -132,9 +138,10 @@ impl Writer {
         })
     }
 
-    /// Content of the segment being written.
+    /// Content of the segment being written, once there is some.
     pub fn content(&self) -> Option<&Content> {
-        self.current.as_ref().map(|current| &current.content)
+        let content = self.current.as_ref().map(|current| &current.content);
+        content.filter(|content| content.events > 0)
     }
 
     /// Writes events of one hour, until the segment is full.
@@ -142,56 +149,56 @@ impl Writer {
         let mut chunk = Chunk::default();
         let mut bytes = mem::take(&mut self.bytes);
         bytes.clear();
-        let room = self.limits.bytes;
-        let have = self.current.as_ref().map_or(0, |current| current.len);
+        let current = match &mut self.current {
+            Some(current) => current,
+            None => self.current.insert(Current {
+                name: String::new(),
+                file: None,
+                framer: Framer::new(self.key.as_deref())?,
+                hour,
+                len: 0,
+                content: Content::default(),
+                began: Instant::now(),
+            }),
+        };
         for event in events {
-            let begin = bytes.len();
             let seq = event.seq.unwrap_or(0);
-            match frame::put(&mut bytes, seq, |line| event.write_line(line)) {
-                Ok(()) => chunk
-                    .lines
-                    .push((chunk.events, bytes.len() - begin - frame::HEAD)),
+            match current.framer.put(&mut bytes, seq, |line| event.write_line(line)) {
+                Ok(line) => chunk.lines.push((chunk.events, line)),
                 Err(error) => {
                     tracing::error!(%error, seq, "an event cannot be written as JSON and is lost");
                     chunk.unwritable += 1;
                 }
             }
             chunk.events += 1;
-            if have + bytes.len() as u64 >= room {
+            if current.len + bytes.len() as u64 >= self.limits.bytes {
                 break;
             }
         }
-        let written = self.append(&bytes, events, &chunk, hour);
+        let written = self.append(&bytes, events, &chunk);
         self.bytes = bytes;
         written.map(|()| chunk)
     }
 
-    fn append(&mut self, bytes: &[u8], events: &[Arc<Event>], chunk: &Chunk, hour: i64) -> io::Result<()> {
-        let Some((first, _)) = chunk.lines.first() else {
+    fn append(&mut self, bytes: &[u8], events: &[Arc<Event>], chunk: &Chunk) -> io::Result<()> {
+        let (Some((first, _)), Some(current)) = (chunk.lines.first(), &mut self.current) else {
             return Ok(());
         };
-        let current = match &mut self.current {
-            Some(current) => current,
+        let file = match &mut current.file {
+            Some(file) => file,
             None => {
                 let seq = events[*first].seq.unwrap_or(0);
-                let name = Name::Open(self.run.clone(), seq).text();
-                let mut file = self.disk.create(&name)?;
-                file.append(frame::MAGIC)?;
-                self.current.insert(Current {
-                    name,
-                    file,
-                    hour,
-                    len: 0,
-                    content: Content::default(),
-                    began: Instant::now(),
-                })
+                current.name = Name::Open(self.run.clone(), seq).text();
+                let file = current.file.insert(self.disk.create(&current.name)?);
+                file.append(&current.framer.begin)?;
+                file
             }
         };
-        current.file.append(bytes)?;
-        current.file.sync()?;
+        file.append(bytes)?;
+        file.sync()?;
         if current.len == 0 {
             self.disk.sync_folder()?;
-            current.len = frame::MAGIC.len() as u64;
+            current.len = current.framer.begin.len() as u64;
         }
         current.len += bytes.len() as u64;
         for (index, len) in &chunk.lines {
