@@ -62,14 +62,15 @@ Examples:
   netprobe doctor -o json | jq '.facts[] | select(.method == null)'
   netprobe doctor --method accept=kretprobe           whether another method works, and if not, why")]
     Doctor(doctor::DoctorArgs),
-    /// Events, from the running agent or from a file
+    /// Events, from the running agent, a file or the archive
     #[command(after_help = "\
 Examples:
   netprobe observe -f --severity warning              what goes wrong, as it happens
   netprobe observe --last 100 --to-port 5432          the last hundred to PostgreSQL
   netprobe observe --since 5m --not --comm curl       the last five minutes, without curl
   netprobe observe --filter 'flow.connect_ms>50,nat.status!=none' -o json
-  netprobe observe --input-file events.jsonl --ip 10.0.0.0/8 -o table")]
+  netprobe observe --input-file events.jsonl --ip 10.0.0.0/8 -o table
+  netprobe observe --input-file file:///var/lib/netprobe/archive --since 24h --severity error")]
     Observe(observe::ObserveArgs),
     /// The live flows, like ss
     #[command(after_help = "\
@@ -164,7 +165,7 @@ struct AgentArgs {
     /// Unix socket of the agent [default: api.socket of the configuration]
     #[arg(long, value_name = "PATH", env = "NETPROBE_SOCKET")]
     socket: Option<PathBuf>,
-    /// Configuration file to take api.socket from
+    /// Configuration file [default: /etc/netprobe/netprobe.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -174,12 +175,14 @@ impl AgentArgs {
         if let Some(socket) = &self.socket {
             return client::Client::new(socket.clone());
         }
-        let loaded = config::ConfigArgs {
+        client::Client::new(self.configuration().load()?.config.api.socket)
+    }
+
+    fn configuration(&self) -> config::ConfigArgs {
+        config::ConfigArgs {
             config: self.config.clone(),
             profile: Profile::default(),
         }
-        .load()?;
-        client::Client::new(loaded.config.api.socket)
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use clap::Args;
 
 use super::{
-    AgentArgs,
+    AgentArgs, archive,
     client::Client,
     colour::When,
     filters::FilterArgs,
@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     api::EventsAnswer,
-    config::Period,
+    archive::read::Span,
+    config::{Period, Place},
     error::AgentError,
     event::{Event, Gap, GapScope, Nanos, Origin},
     filter::Filter,
@@ -55,8 +56,9 @@ pub(super) struct ObserveArgs {
     /// Whether lines are coloured by severity; JSON never is
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     color: When,
-    /// Read JSON Lines from a file (- is standard input) instead of asking the agent
-    #[arg(long, value_name = "FILE")]
+    /// Instead of asking the agent, read JSON Lines from a file (- is standard input), or an archive: file:///path or
+    /// s3://bucket/prefix
+    #[arg(long, value_name = "FILE|URL")]
     input_file: Option<PathBuf>,
     #[command(flatten)]
     agent: AgentArgs,
@@ -78,9 +80,59 @@ pub(super) fn time(text: &str) -> Result<Nanos, String> {
 pub(super) fn observe(args: &ObserveArgs) -> Result<(), AgentError> {
     let filter = args.filters.filter()?;
     let mut printer = Printer::events(io::stdout().lock(), args.output).coloured(args.color);
-    match &args.input_file {
-        Some(path) => from_file(args, path, &filter, &mut printer),
-        None => from_agent(args, &filter, &mut printer),
+    let Some(path) = &args.input_file else {
+        return from_agent(args, &filter, &mut printer);
+    };
+    let mut chosen = Chosen {
+        printer: &mut printer,
+        last: args.last.map(usize::from),
+        held: VecDeque::new(),
+    };
+    let span = Span {
+        since: args.since,
+        until: args.until,
+    };
+    let url = path.to_str().filter(|text| Place::parse(text).is_ok());
+    let read = match url {
+        Some(url) => archive::events(args.agent.configuration(), url, span, &filter, |event| {
+            chosen.take(event)
+        }),
+        None => from_file(path, |event| {
+            if span.holds(event.ts) && filter.matches(&event) {
+                return chosen.take(event);
+            }
+            Ok(())
+        }),
+    };
+    // What was read is shown, whatever went wrong then.
+    chosen.finish()?;
+    read
+}
+
+/// Prints events, or the last of them.
+struct Chosen<'a, W: io::Write> {
+    printer: &'a mut Printer<W>,
+    last: Option<usize>,
+    held: VecDeque<Event>,
+}
+
+impl<W: io::Write> Chosen<'_, W> {
+    fn take(&mut self, event: Event) -> Result<(), AgentError> {
+        let Some(last) = self.last else {
+            return self.printer.event(&event);
+        };
+        if self.held.len() == last {
+            self.held.pop_front();
+        }
+        self.held.push_back(event);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), AgentError> {
+        for event in &self.held {
+            self.printer.event(event)?;
+        }
+        self.printer.flush()
     }
 }
 
@@ -155,12 +207,7 @@ fn tell_holes<W: io::Write>(answer: &EventsAnswer, printer: &mut Printer<W>) -> 
     printer.event(&event)
 }
 
-fn from_file<W: io::Write>(
-    args: &ObserveArgs,
-    path: &Path,
-    filter: &Filter,
-    printer: &mut Printer<W>,
-) -> Result<(), AgentError> {
+fn from_file(path: &Path, mut each: impl FnMut(Event) -> Result<(), AgentError>) -> Result<(), AgentError> {
     let unreadable = |error: io::Error| {
         AgentError::other(
             format!("cannot read {}: {error}", path.display()),
@@ -172,7 +219,6 @@ fn from_file<W: io::Write>(
     } else {
         Box::new(BufReader::new(File::open(path).map_err(unreadable)?))
     };
-    let mut held = VecDeque::new();
     let mut bad = 0_u64;
     for (number, line) in (1_u64..).zip(reader.split(b'\n')) {
         let line = line.map_err(unreadable)?;
@@ -189,24 +235,8 @@ fn from_file<W: io::Write>(
                 continue;
             }
         };
-        let wanted = args.since.is_none_or(|since| event.ts >= since)
-            && args.until.is_none_or(|until| event.ts < until)
-            && filter.matches(&event);
-        match args.last {
-            _ if !wanted => {}
-            None => printer.event(&event)?,
-            Some(last) => {
-                if held.len() == usize::from(last) {
-                    held.pop_front();
-                }
-                held.push_back(event);
-            }
-        }
+        each(event)?;
     }
-    for event in &held {
-        printer.event(event)?;
-    }
-    printer.flush()?;
     if bad == 0 {
         return Ok(());
     }
