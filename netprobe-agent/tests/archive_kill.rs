@@ -6,10 +6,12 @@
 //!
 //! `NETPROBE_KILLS` is how often: a few dozen by default, a thousand in `cargo xtask validate`.
 
+#[path = "common/history.rs"]
+mod history;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, BufRead, BufReader, Read, Write},
-    ops::ControlFlow,
     path::Path,
     process::{Command, Stdio},
     sync::{
@@ -19,13 +21,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use history::{history, missing};
 use netprobe_agent::{
     archive::{
         Archive,
         disk::{Disk, DiskFile, Folder},
-        read::{self, SegmentError, Span},
         store::Store,
-        verify::{self, Trust},
     },
     config::{ArchiveConfig, Period},
     event::{Event, Flow, FlowState, Origin, Severity},
@@ -235,55 +236,17 @@ fn nothing_acknowledged_is_lost_by_kills() {
     assert!(killed * 10 >= kills * 9, "only {killed} of {kills} were killed");
     assert!(!life(folder.path(), 0, None, kills + 1, &mut acknowledged));
 
-    let config = config(folder.path());
-    let store = Store::open(&config).expect("the archive is there");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("a runtime");
-    let span = Span::default();
-    let verdict = runtime
-        .block_on(verify::verify(&store, &span, &Trust::default(), |_| {}))
-        .expect("readable");
-    assert_eq!(verdict.findings, [], "the chain verifies");
-    assert_eq!(verdict.chains.len(), 1, "one chain over all lives");
-    let mut found: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
-    let segments = runtime
-        .block_on(async {
-            let entries = read::entries(&store, &span).await?;
-            read::manifests(&store, entries, || {}).await
-        })
-        .expect("readable");
-    for segment in &segments {
-        let manifest = &segment.manifest.as_ref().expect("a manifest").document;
-        let object = runtime
-            .block_on(read::object(&store, segment, &manifest.sha256))
-            .expect("an object");
-        read::events::<SegmentError>(&object, |event| {
-            let seq = event.seq.expect("a number");
-            assert!(
-                found.entry(event.run.to_string()).or_default().insert(seq),
-                "archived twice"
-            );
-            Ok(ControlFlow::Continue(()))
-        })
-        .expect("events");
-    }
-    let (mut promised, mut missing) = (0, Vec::new());
+    let found = history(&config(folder.path()));
+    let (mut promised, mut lost) = (0, Vec::new());
     for (run, last) in &acknowledged {
         promised += last;
-        let have = found.get(run);
-        missing.extend(
-            (1..=*last)
-                .filter(|seq| !have.is_some_and(|have| have.contains(seq)))
-                .map(|seq| (run, seq)),
-        );
+        lost.extend(missing(&found, run, *last).into_iter().map(|seq| (run, seq)));
     }
     let archived: usize = found.values().map(BTreeSet::len).sum();
     println!(
-        "kills {killed} of {kills} lives, acknowledged {promised}, archived {archived}, missing {}, segments {}",
-        missing.len(),
-        segments.len()
+        "kills {killed} of {kills} lives, acknowledged {promised}, archived {archived}, missing {}",
+        lost.len()
     );
     assert!(promised > 0, "an empty campaign proves nothing");
-    assert_eq!(missing, [], "acknowledged and not archived");
+    assert_eq!(lost, [], "acknowledged and not archived");
 }

@@ -1,34 +1,68 @@
 //! The archive of a real agent: what it says it kept is there, byte for byte, also after a kill.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use netprobe_tests::agent::{Agent, Settings, binary};
+use netprobe_tests::agent::{Agent, Settings, Stopped, binary};
 use netprobe_tests::{event, wait_for};
 use nix::sys::signal::Signal;
 
-use super::Case;
+use super::{Case, Need};
+
+mod engine;
+mod gateway;
+
+/// What a real Ceph of one node takes.
+const CEPH: &[Need] = &[
+    Need::Program("ceph"),
+    Need::Program("ceph-mon"),
+    Need::Program("ceph-osd"),
+    Need::Program("radosgw"),
+    Need::Program("curl"),
+];
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("archive_holds_what_was_seen", holds).alone(),
     Case::new("archive_keeps_its_promise_over_a_kill", kill).alone(),
+    Case::new("archive_outlives_gateway_and_store", gateway::outlives)
+        .alone()
+        .needs(CEPH),
+    Case::new("archive_waits_for_right_and_bucket", gateway::waits)
+        .alone()
+        .needs(CEPH),
+    Case::new("duckdb_reads_the_archive", engine::reads)
+        .alone()
+        .needs(&[Need::DuckDb]),
 ];
+
+/// Where the set-up puts DuckDB; a copy of the tree below its target folder finds it there, too.
+pub(crate) fn duckdb() -> Option<PathBuf> {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .map(|folder| folder.join("target/duckdb/bin/python"))
+        .find(|python| python.exists())
+}
 
 /// Runs `netprobe archive …` on the archive of a folder; its standard output.
 fn archive(folder: &Path, arguments: &[&str]) -> Result<String> {
     let url = format!("file://{}/archive", folder.display());
-    let output = Command::new(binary()?)
-        .arg("archive")
-        .args(arguments)
-        .args(["--url", &url])
-        .env_clear()
-        .output()?;
+    command(&[arguments, &["--url", &url]].concat())
+}
+
+/// Runs `netprobe archive …`; its standard output.
+fn command(arguments: &[&str]) -> Result<String> {
+    netprobe(&[&["archive"], arguments].concat())
+}
+
+/// Runs `netprobe …`; its standard output.
+fn netprobe(arguments: &[&str]) -> Result<String> {
+    let output = Command::new(binary()?).args(arguments).env_clear().output()?;
     ensure!(
         output.status.success(),
-        "`archive {arguments:?}` ended with {}: {}{}",
+        "`netprobe {arguments:?}` ended with {}: {}{}",
         output.status,
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
@@ -71,12 +105,7 @@ fn holds() -> Result<()> {
         .into_values()
         .flatten()
         .collect();
-    let seen: BTreeSet<u64> = stopped
-        .events
-        .iter()
-        .filter(|event| !is_update(event))
-        .filter_map(|event| event.seq)
-        .collect();
+    let seen = to_be_archived(&stopped);
     ensure!(seen.len() > 100, "only {} events", seen.len());
     ensure!(
         archived == seen,
@@ -96,9 +125,27 @@ fn holds() -> Result<()> {
         "{before} + {after} of {}",
         archived.len()
     );
+    let url = format!("file://{}/archive", folder.path().display());
+    let observe = ["observe", "--input-file", &url, "-o", "json"];
+    let same = netprobe(&[&observe[..], &["--since", middle]].concat())?;
+    ensure!(
+        same == archive(folder.path(), &["query", "-o", "json", "--since", middle])?,
+        "observe shows something else"
+    );
+    let last = netprobe(&[&observe[..], &["--last", "3"]].concat())?;
+    ensure!(
+        last.lines().count() == 3 && same.ends_with(&last),
+        "not the last three: {last}"
+    );
     let none = count(&["query", "-o", "json", "--service", "no-such-service"])?;
     ensure!(none == 0, "{none} events of a service there is not");
     Ok(())
+}
+
+/// Numbers of what an agent said and the archive has to hold.
+fn to_be_archived(stopped: &Stopped) -> BTreeSet<u64> {
+    let kept = stopped.events.iter().filter(|event| !is_update(event));
+    kept.filter_map(|event| event.seq).collect()
 }
 
 /// Numbers by run.

@@ -10,6 +10,8 @@ pub(crate) enum Need {
     Program(&'static str),
     /// A file that the set-up makes.
     File(&'static str),
+    /// DuckDB, in the Python environment that the set-up makes.
+    DuckDb,
     /// A PostgreSQL server; its programs are not on the path.
     PostgresServer,
     /// io_uring allowed by the kernel.
@@ -42,6 +44,10 @@ impl Need {
         let reason = match self {
             Need::Program(name) if tools::find(name).is_none() => format!("{name} is not installed"),
             Need::File(path) if !std::path::Path::new(path).exists() => format!("{path} is not there"),
+            Need::DuckDb => match super::archive::duckdb() {
+                None => "DuckDB is not there: `cargo xtask setup --test` installs it".to_owned(),
+                Some(_) => return None,
+            },
             Need::PostgresServer => match super::programs::postgres_folder() {
                 Err(error) => format!("{error:#}"),
                 Ok(_) => return None,
@@ -129,6 +135,10 @@ const HOST_PROGRAMS: &[&str] = &[
     "redis-cli",
     "promtool",
     "prometheus",
+    "ceph",
+    "ceph-mon",
+    "ceph-osd",
+    "radosgw",
     "amtool",
     "jsonnet",
     "tmux",
@@ -140,7 +150,7 @@ const HOST_PROGRAMS: &[&str] = &[
 pub(crate) fn skip_permitted(_case: &str, lack: &Lack) -> bool {
     match lack.need {
         Need::Program(name) => in_vm() && HOST_PROGRAMS.contains(&name),
-        Need::PostgresServer => in_vm(),
+        Need::PostgresServer | Need::DuckDb => in_vm(),
         // Kernels are built without it, and administrators switch it off.
         Need::Uring => true,
         // The virtual machine's kernels have it.

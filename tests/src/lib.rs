@@ -7,12 +7,15 @@
 pub mod agent;
 pub mod bench;
 pub mod capture;
+pub mod ceph;
 pub mod event;
 pub mod gate;
 pub mod http;
 pub mod lab;
 pub mod ladder;
 pub mod parity;
+pub mod power;
+pub mod proxy;
 pub mod tools;
 pub mod traffic;
 pub mod truth;

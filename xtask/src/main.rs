@@ -3,6 +3,7 @@
 mod build;
 mod docs;
 mod ebpf;
+mod engine;
 mod follow;
 mod fuzz;
 mod grafana;
@@ -71,9 +72,10 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// The long check: a million connections against the generator's own log
+    /// The long check: an archive killed a thousand times and a disk that loses its power, then a million connections
+    /// against the generator's own log
     Validate {
-        /// Passed on; `-- --help` lists them
+        /// Passed on to the connections, which then run alone; `-- --help` lists them
         #[arg(last = true)]
         args: Vec<String>,
     },
@@ -160,7 +162,10 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Setup { test } => {
-            packages::ensure(if test { Need::Test } else { Need::Build })?;
+            if test {
+                engine::ensure()?;
+            }
+            packages::ensure(Need::Build)?;
             toolchain::find_or_install()?;
             toolchain::ensure_linker()
         }
@@ -171,7 +176,12 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Mutants { ids, all } => mutants::run(&ids, all),
         Command::Web { check } => web::build(check),
         Command::Docs { check } => docs::run(check),
-        Command::Validate { args } => start::test_program("validate", &args),
+        Command::Validate { args } => {
+            if args.is_empty() {
+                test::archive_campaigns()?;
+            }
+            start::test_program("validate", &args)
+        }
         Command::Bench { args } => start::test_program("bench", &args),
         Command::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
         Command::Vm(Vm::Test { machine, filter }) => {

@@ -57,6 +57,14 @@ const PACKAGES: &[Package] = packages! {
     Test  "prometheus-alertmanager" "golang-github-prometheus-alertmanager" "golang-github-prometheus-alertmanager" "alertmanager" "amtool" "checks the routing of alerts";
     Test  "jsonnet"           "jsonnet"           "jsonnet"           "jsonnet"           "jsonnet"             "evaluates the mixin";
     Test  "tmux"              "tmux"              "tmux"              "tmux"              "tmux"                "a terminal that a test can read";
+    Test  "ceph-mon"         "ceph-mon"          "ceph-mon"          "ceph"              "ceph-mon"            "an S3 service for the archive";
+    Test  "ceph-osd"         "ceph-osd"          "ceph-osd"          "ceph"              "ceph-osd"            "an S3 service for the archive";
+    Test  "radosgw"          "ceph-radosgw"      "ceph-radosgw"      "ceph"              "radosgw"             "an S3 service for the archive";
+    Test  "ceph-common"      "ceph-common"       "ceph-common"       "ceph"              "ceph"                "an S3 service for the archive";
+    Test  "python3-venv"     "python3"           "python3"           "python"            "python3"             "runs DuckDB on the archive";
+    Test  "e2fsprogs"        "e2fsprogs"         "e2fsprogs"         "e2fsprogs"         "mkfs.ext4"           "a file system that loses power";
+    Test  "xfsprogs"         "xfsprogs"          "xfsprogs"          "xfsprogs"          "mkfs.xfs"            "a file system that loses power";
+    Test  "btrfs-progs"      "btrfs-progs"       "btrfsprogs"        "btrfs-progs"       "mkfs.btrfs"          "a file system that loses power";
     Test  "chromium"         "chromium"          "chromium"          "chromium"          "chromium"            "opens the dashboard";
     Test  "nodejs"           "nodejs"            "nodejs-default"    "nodejs"            "node"                "builds the dashboard, drives the browser";
     Test  "npm"              "nodejs-npm"        "npm-default"       "npm"               "npm"                 "fetches what those two need";
@@ -111,6 +119,8 @@ fn wanted(need: Need) -> impl Iterator<Item = &'static Package> {
 fn works(package: &Package) -> bool {
     match package.apt {
         "postgresql" => postgres_bin().is_some(),
+        // Python alone is often there; what makes environments is a package of its own.
+        "python3-venv" => sh::output(sh::clean("python3").args(["-c", "import ensurepip, venv"])).is_ok(),
         // The C start files are what linking needs; gcc without them is a frequent half-installation.
         "libc6-dev" => {
             ["/usr/lib", "/usr/lib64"]

@@ -9,6 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::build;
+use crate::ebpf;
+use crate::engine;
 use crate::follow::{self, Ended};
 use crate::packages::{self, Need};
 use crate::report::{self, Report};
@@ -28,6 +30,7 @@ const SILENCE: Duration = Duration::from_secs(300);
 pub(crate) fn everything(filter: Option<&str>) -> Result<()> {
     packages::ensure(Need::Test)?;
     web::modules()?;
+    engine::ensure()?;
     let agent = build::agent()?;
     let truth = build::truth()?;
     let mut reports = vec![
@@ -59,6 +62,25 @@ pub(crate) fn everything(filter: Option<&str>) -> Result<()> {
     conclude(&reports)
 }
 
+/// What `cargo xtask test` does to the archive a few times, many times.
+pub(crate) fn archive_campaigns() -> Result<()> {
+    packages::ensure(Need::Test)?;
+    ebpf::build()?;
+    for (test, variable, times) in [
+        ("archive_kill", "NETPROBE_KILLS", "1000"),
+        ("archive_power", "NETPROBE_CUTS", "50"),
+    ] {
+        say!("{test}: {times} times");
+        let mut cmd = cargo_test();
+        cmd.args(["-p", "netprobe-agent", "--test", test, "--", "--nocapture"]);
+        if std::env::var_os(variable).is_none() {
+            cmd.env(variable, times);
+        }
+        sh::run(&mut cmd)?;
+    }
+    Ok(())
+}
+
 fn conclude(reports: &[Report]) -> Result<()> {
     if report::summary(reports) {
         return Ok(());
@@ -66,17 +88,23 @@ fn conclude(reports: &[Report]) -> Result<()> {
     bail!("not every test passed");
 }
 
+/// `cargo test` with root's rights for the tests: some make network namespaces, read netlink, or mount.
+fn cargo_test() -> Command {
+    let mut cmd = sh::cargo(None);
+    if !sh::is_root() {
+        let arch = std::env::consts::ARCH.to_uppercase();
+        cmd.env(format!("CARGO_TARGET_{arch}_UNKNOWN_LINUX_GNU_RUNNER"), "sudo -E");
+    }
+    cmd.arg("test");
+    cmd
+}
+
 /// Cargo's own tests, of the packages that `selection` names.
 fn unit(title: &str, selection: &[&str], filter: Option<&str>) -> Result<Report> {
     say!("{title}");
     let command = || {
-        let mut cmd = sh::cargo(None);
-        // Some unit tests make network namespaces and read netlink.
-        if !sh::is_root() {
-            let arch = std::env::consts::ARCH.to_uppercase();
-            cmd.env(format!("CARGO_TARGET_{arch}_UNKNOWN_LINUX_GNU_RUNNER"), "sudo -E");
-        }
-        cmd.arg("test").args(selection);
+        let mut cmd = cargo_test();
+        cmd.args(selection);
         cmd
     };
     // Built first: the compiler may be silent for longer than a test may.

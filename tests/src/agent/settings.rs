@@ -12,7 +12,7 @@ pub struct Settings {
     pub probe: String,
     /// Lines for `[flow]`.
     pub flow: String,
-    /// Lines for `[archive]` beside `url` and `spool`, which are in the agent's own folder.
+    /// Lines for `[archive]` beside `spool` and, unless one of them says it, `url`: both are in the agent's own folder.
     pub archive: String,
     /// Where archive and spool are, instead of the agent's own folder.
     pub archive_in: Option<PathBuf>,
@@ -53,14 +53,19 @@ pub fn write_config(folder: &Path, settings: &Settings) -> Result<(PathBuf, Sock
         "" => "seal_after = \"500ms\"",
         lines => lines,
     };
+    let home = settings.archive_in.as_deref().unwrap_or(folder).display();
+    let url = if archive.contains("url = ") {
+        String::new()
+    } else {
+        format!("url = \"file://{home}/archive\"")
+    };
     let text = format!(
         "[probe]\n{}\n[flow]\n{}\n[api]\nlisten = \"{listen}\"\nsocket = \"{}\"\n\
-         [archive]\nurl = \"file://{home}/archive\"\nspool = \"{home}/spool\"\n{archive}\n{}\n",
+         [archive]\n{url}\nspool = \"{home}/spool\"\n{archive}\n{}\n",
         settings.probe,
         settings.flow,
         folder.join("api.sock").display(),
         settings.sections,
-        home = settings.archive_in.as_deref().unwrap_or(folder).display(),
     );
     std::fs::write(&path, text)?;
     Ok((path, listen))

@@ -15,7 +15,7 @@ use super::{Mutant, cases, check, load};
 use crate::packages::{self, Need};
 use crate::report::{self, Report, Verdict};
 use crate::sh::{self, say};
-use crate::{build, ebpf};
+use crate::{build, ebpf, engine};
 
 /// The longest one run of the truth tests may take; then its process group is ended.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -25,6 +25,7 @@ const NAMESPACES: &str = "npt-";
 /// Breaks the code by every mutant of these ids (none: by all) and shows which cases noticed.
 pub(crate) fn run(ids: &[String], every_case: bool) -> Result<()> {
     packages::ensure(Need::Test)?;
+    engine::ensure()?;
     check(sh::root())?;
     let mutants = chosen(load(sh::root())?, ids)?;
     let mut bench = Bench::open()?;
