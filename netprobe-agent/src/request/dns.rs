@@ -145,10 +145,10 @@ fn query(message: Message, passed: Passed) -> Query {
 fn answer(Query { mut exchange, .. }: Query, message: Message, passed: Passed, found: &mut Found) {
     exchange.status_code = Some(message.code);
     exchange.error = match message.code {
-        0 => None,
+        // A name that does not exist is an answer.
+        0 | 3 => None,
         1 => Some("formerr"),
         2 => Some("servfail"),
-        3 => Some("nxdomain"),
         4 => Some("notimp"),
         5 => Some("refused"),
         _ => Some("rcode"),

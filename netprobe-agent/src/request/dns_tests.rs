@@ -94,16 +94,18 @@ fn an_answer_finds_its_query_and_names_addresses() {
 }
 
 #[test]
-fn codes_are_errors() {
-    let mut reply = packet(7, "no.example", TYPE::A, true);
-    *reply.rcode_mut() = RCODE::NameError;
-    let found = datagrams(&[
-        (ToServer, 1, &asked(7, "no.example", TYPE::A)),
-        (ToClient, 2, &bytes(&reply)),
-    ]);
-    assert_eq!(found.exchanges[0].status_code, Some(3));
-    assert_eq!(found.exchanges[0].error, Some("nxdomain"));
-    assert_eq!(found.names, []);
+fn codes_are_told() {
+    let code = |code| {
+        let mut reply = packet(7, "no.example", TYPE::A, true);
+        *reply.rcode_mut() = code;
+        let query = asked(7, "no.example", TYPE::A);
+        let found = datagrams(&[(ToServer, 1, &query), (ToClient, 2, &bytes(&reply))]);
+        assert_eq!(found.names, []);
+        (found.exchanges[0].status_code, found.exchanges[0].error)
+    };
+    assert_eq!(code(RCODE::NameError), (Some(3), None), "it is an answer");
+    assert_eq!(code(RCODE::ServerFailure), (Some(2), Some("servfail")));
+    assert_eq!(code(RCODE::Refused), (Some(5), Some("refused")));
 }
 
 #[test]
