@@ -196,9 +196,9 @@ impl Archive {
         })
     }
 
-    /// The archive itself, to be read.
+    /// The archive itself, to be read. A folder that nothing was written to yet is an empty history.
     pub fn store(&self) -> Result<Store, AgentError> {
-        Store::open_existing(&self.config, &self.config.url)
+        Store::open(&self.config)
     }
 
     /// What it says about itself.

@@ -48,6 +48,7 @@ fn browser() -> Result<()> {
             .env("NETPROBE_BIN", binary()?)
             .env("NETPROBE_TRAFFIC", traffic)
             .env("NETPROBE_TRAFFIC_SERVICE", name)
+            .env("NETPROBE_TRAFFIC_PORT", "20480")
             .env(
                 "CHROMIUM",
                 tools::find("chromium").context("chromium is not installed")?,

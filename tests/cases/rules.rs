@@ -163,6 +163,8 @@ struct Incident {
     across: Pair,
     served: TcpListener,
     refused: SocketAddr,
+    /// One that stays open: of it there are updates, which the archive leaves out.
+    _held: (TcpStream, TcpStream),
 }
 
 impl Incident {
@@ -170,7 +172,10 @@ impl Incident {
         let lab = Arc::new(lossy(
             "tcp dport 7001 drop; tcp dport 7000 meta length > 100 numgen random mod 100 < 10 drop",
         )?);
+        let served = TcpListener::bind("127.0.0.1:0")?;
+        let _held = (TcpStream::connect(served.local_addr()?)?, served.accept()?.0);
         Ok(Incident {
+            _held,
             lossy: Pair::over(lab, agent.clone(), "rules", "cli", "srv", addr("10.83.1.1", 7000))?,
             across: Pair::over(
                 netprobe_tests::lab::gateway()?,
@@ -180,7 +185,7 @@ impl Incident {
                 "srv",
                 addr(netprobe_tests::lab::SERVER, 20_470),
             )?,
-            served: TcpListener::bind("127.0.0.1:0")?,
+            served,
             refused: SocketAddr::from(([127, 0, 0, 1], free_port()?)),
         })
     }
@@ -258,7 +263,7 @@ fn expressions() -> Result<()> {
     let home = tempfile::tempdir()?;
     let agent = Arc::new(Agent::start(&Settings {
         probe: "statistics = true".to_owned(),
-        flow: "udp_idle = \"1s\"\nreconcile_every = \"1s\"".to_owned(),
+        flow: "udp_idle = \"1s\"\nreconcile_every = \"1s\"\nupdate_every = \"1s\"".to_owned(),
         archive: "seal_after = \"500ms\"\nspool_bytes = 1048576".to_owned(),
         archive_in: Some(home.path().to_owned()),
         sections: format!("[metrics]\nmax_peers = {MAX_PEERS}"),

@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, build, run, test and lint netprobe, each one command on a fresh machine.
 
 mod build;
+mod contract;
 mod docs;
 mod ebpf;
 mod engine;
@@ -71,6 +72,9 @@ enum Command {
         /// Change nothing; fail when one of them, or a command in the documents, is out of date
         #[arg(long)]
         check: bool,
+        /// Write the pictures of docs/pictures instead: the browser test's, of an agent with real traffic
+        #[arg(long, conflicts_with = "check")]
+        pictures: bool,
     },
     /// The long check: an archive killed a thousand times and a disk that loses its power, then a million connections
     /// against the generator's own log
@@ -84,6 +88,12 @@ enum Command {
         /// Passed on; `-- --help` lists them
         #[arg(last = true)]
         args: Vec<String>,
+    },
+    /// Hold the API against its own document: schemathesis asks what the document allows, and what it does not
+    Contract {
+        /// How long
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
     },
     /// Feed the readers of outside bytes with mutated input (needs a nightly toolchain)
     Fuzz {
@@ -175,7 +185,8 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Lint => lint::run(),
         Command::Mutants { ids, all } => mutants::run(&ids, all),
         Command::Web { check } => web::build(check),
-        Command::Docs { check } => docs::run(check),
+        Command::Docs { pictures: true, .. } => test::pictures(),
+        Command::Docs { check, .. } => docs::run(check),
         Command::Validate { args } => {
             if args.is_empty() {
                 test::archive_campaigns()?;
@@ -183,6 +194,7 @@ fn dispatch(command: Command) -> Result<()> {
             start::test_program("validate", &args)
         }
         Command::Bench { args } => start::test_program("bench", &args),
+        Command::Contract { seconds } => contract::run(seconds),
         Command::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
         Command::Vm(Vm::Test { machine, filter }) => {
             test::on_kernels(&machine.kernels, filter.as_deref(), machine.silence())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -78,6 +78,26 @@ pub(crate) fn archive_campaigns() -> Result<()> {
         }
         sh::run(&mut cmd)?;
     }
+    Ok(())
+}
+
+/// The pictures of the documents: what the browser test saw.
+pub(crate) fn pictures() -> Result<()> {
+    packages::ensure(Need::Test)?;
+    web::modules()?;
+    let agent = match std::env::var_os("NETPROBE_BIN") {
+        Some(agent) => PathBuf::from(agent),
+        None => build::agent()?,
+    };
+    let folder = sh::root().join("docs/pictures");
+    let mut cmd = sh::privileged("env")?;
+    cmd.arg(format!("NETPROBE_BIN={}", agent.display()))
+        .arg(format!("NETPROBE_PICTURES={}", folder.display()))
+        .arg(build::truth()?)
+        .arg("dashboard_in_a_browser")
+        .current_dir(sh::root());
+    sh::run(&mut cmd)?;
+    say!("wrote {}", folder.display());
     Ok(())
 }
 

@@ -88,6 +88,35 @@ export async function events(filter: string, last: number): Promise<Event[]> {
   return (await get<{ events: Event[] }>("api/v1/events", filtered(filter, limits))).events;
 }
 
+export interface ArchivePage {
+  events: Event[];
+  next_cursor: string | null;
+  damaged: string[];
+}
+
+/** A page of the history. */
+export function archive(filter: string, service: string, since: string, cursor: string | null): Promise<ArchivePage> {
+  const parameters: Record<string, string> = { since, limit: "200" };
+  if (service !== "") parameters.service = service;
+  if (cursor !== null) parameters.cursor = cursor;
+  return get("api/v1/archive", filtered(filter, parameters));
+}
+
+export type State = "healthy" | "degraded" | "failing" | "recovering";
+
+export interface Destination {
+  peer: string;
+  state: State | null;
+  because: string;
+  last_outcome_seconds: number | null;
+  connect: { p50_ms: number; p95_ms: number } | null;
+}
+
+/** Destinations as the agent judges them, the worst first. */
+export async function destinations(): Promise<Destination[]> {
+  return (await get<{ destinations: Destination[] }>("resilience/state", {})).destinations;
+}
+
 /** Fails with the agent's sentence when the filter has an error. */
 export async function check(filter: string): Promise<void> {
   await get("api/v1/flows", filtered(filter, { limit: "1" }));

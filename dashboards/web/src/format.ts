@@ -37,6 +37,13 @@ export function clock(ts: string | null): string {
   return `${date.toLocaleTimeString(undefined, { hour12: false })}.${String(date.getMilliseconds()).padStart(3, "0")}`;
 }
 
+/** Date, in the reader's zone: 2026-11-21. */
+export function day(ts: string): string {
+  const date = new Date(ts);
+  const two = (value: number) => String(value).padStart(2, "0");
+  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+}
+
 /** The value below which a share of the sorted values lies; null without values. */
 export function quantile(sorted: number[], share: number): number | null {
   if (sorted.length === 0) return null;

@@ -7,6 +7,7 @@ import type { Page, MakePage } from "./page";
 import { connection } from "./pages/connection";
 import { events } from "./pages/events";
 import { flows } from "./pages/flows";
+import { history } from "./pages/history";
 import { map } from "./pages/map";
 import { overview } from "./pages/overview";
 import { probe } from "./pages/probe";
@@ -18,6 +19,7 @@ const PAGES: Record<string, [title: string, make: MakePage]> = {
   flows: ["Flows", flows],
   map: ["Map", map],
   events: ["Events", events],
+  history: ["History", history],
   probe: ["Probe", probe],
 };
 
@@ -61,13 +63,23 @@ const main = document.querySelector("main") as HTMLElement;
 
 const notice = h("p", { class: "notice", role: "status", hidden: true });
 
+/** Events missed by reason, since the reader has seen it last; null: nobody knows how many. */
+const unseen = new Map<string, number | null>();
+
 /** What this page did not get stays said until the reader has seen it: in the feed it would soon be gone. */
 function missed(gap: Gap): void {
-  const told =
-    gap.reason === "run_changed"
+  const before = unseen.get(gap.reason) ?? 0;
+  unseen.set(gap.reason, gap.count === null ? null : before + gap.count);
+  const told = [...unseen].map(([reason, count]) =>
+    reason === "run_changed"
       ? "The agent was restarted. What happened in between is not known here."
-      : `This page missed ${gap.count ?? "some"} events (${gap.reason}).`;
-  notice.replaceChildren(told, " ", h("button", { type: "button", click: () => (notice.hidden = true) }, "Seen"));
+      : `This page missed ${count ?? "some"} events (${reason}).`,
+  );
+  const seen = () => {
+    unseen.clear();
+    notice.hidden = true;
+  };
+  notice.replaceChildren(told.join(" "), " ", h("button", { type: "button", click: seen }, "Seen"));
   notice.hidden = false;
 }
 

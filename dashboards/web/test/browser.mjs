@@ -1,13 +1,14 @@
 // Drives the real page in Chromium against a real agent with real traffic, through a restart of the agent.
 //
 // Environment: NETPROBE_BIN, the agent; NETPROBE_TRAFFIC, a command that makes one connection through NAT, which the
-// map and the flow feed must show; NETPROBE_TRAFFIC_SERVICE, its command name; NETPROBE_PICTURES, a folder for
-// screenshots (optional); CHROMIUM (optional). Ends with 1 and one sentence on the first thing that is not as it
+// map and the flow feed must show; NETPROBE_TRAFFIC_SERVICE, its command name; NETPROBE_TRAFFIC_PORT, the port it dials:
+// the agent is told to look at that and the ports of this test only, whatever else the host does; NETPROBE_PICTURES, a
+// folder for screenshots (optional); CHROMIUM (optional). Ends with 1 and one sentence on the first thing that is not as it
 // should be.
 
 import { execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createRequire } from "node:module";
@@ -35,10 +36,12 @@ function freePort() {
   });
 }
 
-const port = await freePort();
+const [port, closed, busy] = [await freePort(), await freePort(), await freePort()];
 const config = join(folder, "netprobe.toml");
 const extra = process.env.NETPROBE_CONFIG_EXTRA ?? "";
-writeFileSync(config, `[api]\nlisten = "127.0.0.1:${port}"\nsocket = "${folder}/api.sock"\nrecent_events = 200\n${extra}`);
+writeFileSync(config, `[api]\nlisten = "127.0.0.1:${port}"\nsocket = "${folder}/api.sock"\nrecent_events = 200\n` +
+  `[probe]\nports_only = [${process.env.NETPROBE_TRAFFIC_PORT}, ${closed}, ${busy}]\n` +
+  `[archive]\nurl = "file://${folder}/archive"\nspool = "${folder}/spool"\nseal_after = "500ms"\n${extra}`);
 
 let agent;
 async function startAgent() {
@@ -58,8 +61,11 @@ function stopAgent() {
   });
 }
 
+/** A picture for the documents, without what was said before. */
 async function picture(page, name) {
   if (pictures === undefined) return;
+  const seen = page.locator(".notice:not([hidden]) button");
+  if (!name.startsWith("agent") && (await seen.count()) > 0) await seen.click();
   mkdirSync(pictures, { recursive: true });
   await page.screenshot({ path: join(pictures, `${name}.png`) });
 }
@@ -87,13 +93,26 @@ async function filterBy(page, text) {
   await page.waitForSelector(".status.live", { timeout: PATIENCE });
 }
 
+// Something to draw: connections of every length, twenty a second, while the browser looks.
+const server = createServer((socket) => socket.on("error", () => {}).pipe(socket)).listen(busy, "127.0.0.1");
+const ticker = setInterval(() => {
+  const socket = connect(busy, "127.0.0.1", () => socket.end("x".repeat(Math.floor(Math.random() * 20_000))));
+  socket.on("error", () => {}).resume();
+}, 50);
+
 let browser;
 let failed = false;
 try {
   await startAgent();
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: ["--no-sandbox", "--disable-dev-shm-usage"],
+    // It shall talk to the agent and to nobody else.
+    args: [
+      "--no-sandbox",
+      "--disable-dev-shm-usage",
+      "--disable-background-networking",
+      "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    ],
   });
   const page = await browser.newPage({ viewport: { width: 1440, height: 1000 }, colorScheme: "light" });
   const complaints = [];
@@ -128,23 +147,54 @@ try {
   await picture(page, "map");
   await accessible(page, "Map");
 
+  // Connections that stay open, so that there are some to list.
+  const holders = Array.from({ length: 5 }, (_, index) => {
+    const socket = connect(busy, "127.0.0.1", () => socket.write("x".repeat(1000 * (index + 1))));
+    return socket;
+  });
   await filterBy(page, "");
   await go(page, "Flows");
   await page.waitForSelector("tbody tr:not(:has(.nothing))", { timeout: PATIENCE });
   await picture(page, "flows");
   await accessible(page, "Flows");
+  for (const socket of holders) socket.destroy();
 
   await go(page, "Probe");
   await page.waitForSelector("text=net_dev_queue", { timeout: PATIENCE });
   await picture(page, "probe");
   await accessible(page, "Probe");
 
+  // The history reads the archive, by service.
+  await go(page, "History");
+  await page.fill('input[aria-label="Service"]', service);
+  const begun = Date.now();
+  for (;;) {
+    await page.click('button:has-text("Load")');
+    const found = await page.waitForSelector(`tbody td:has-text("${service}")`, { timeout: 2000 }).catch(() => null);
+    if (found !== null) break;
+    expect(Date.now() - begun < PATIENCE, "the history does not show what was archived");
+  }
+  await picture(page, "history");
+  await accessible(page, "History");
+
+  // A destination that refuses is failing, by the agent's own judgement.
+  for (let round = 0; round < 6; round += 1) await fetch(`http://127.0.0.1:${closed}/`).catch(() => {});
   await go(page, "Overview");
+  for (const begun = Date.now(); ; ) {
+    // A host under load may need another question.
+    const state = await fetch(`http://127.0.0.1:${port}/resilience/state`).then((answer) => answer.json());
+    if (state.destinations?.find((one) => one.peer === `127.0.0.1:${closed}`)?.state === "failing") break;
+    expect(Date.now() - begun < PATIENCE, `a destination that refuses is not failing: ${JSON.stringify(state).slice(0, 300)}`);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+  // The host may have more of them: the worst come first.
+  await page.waitForSelector('section:has(h2:text-is("States")) tbody tr:first-child >> text=failing', { timeout: PATIENCE });
   makeTraffic();
   await page.waitForSelector("tbody tr:not(:has(.nothing))", { timeout: PATIENCE });
   await picture(page, "overview");
   await accessible(page, "Overview");
   await page.click("text=Theme");
+  await page.waitForSelector('section:has(h2:text-is("States")) tbody tr:not(:has(.nothing))', { timeout: PATIENCE });
   await picture(page, "overview-dark");
   await accessible(page, "Overview, dark");
 
@@ -171,7 +221,7 @@ try {
   await page.waitForSelector(".notice >> text=The agent was restarted", { timeout: PATIENCE });
   makeTraffic();
   await page.waitForSelector(`tr:has-text("${service}") >> text=tcp closed`, { timeout: PATIENCE });
-  await picture(page, "after-restart");
+  await picture(page, "agent-restarted");
 
   const real = complaints.filter((text) => !text.includes("WebSocket") && !text.includes("ERR_CONNECTION") && !text.includes("400"));
   expect(real.length === 0, `the page complains: ${real.join("; ")}`);
@@ -181,6 +231,8 @@ try {
   failed = true;
   console.error(`browser: ${error.message}`);
 } finally {
+  clearInterval(ticker);
+  server.close();
   await browser?.close();
   if (agent?.exitCode === null) await stopAgent();
   rmSync(folder, { recursive: true, force: true });

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -131,7 +131,7 @@ fn program_costs(options: &Options, probe: &str) -> Result<(Vec<Runs>, f64)> {
 }
 
 /// User and system time of a process, seconds.
-fn cpu_seconds(pid: u32) -> Result<f64> {
+pub(super) fn cpu_seconds(pid: u32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The command name may hold spaces; fields are counted from its closing bracket.
     let rest = text.rsplit_once(')').context("no command name")?.1;
@@ -183,37 +183,53 @@ fn resident(pid: u32, key: &str) -> Result<u64> {
         .with_context(|| format!("{key} is no number"))
 }
 
-/// Opens so many flows and holds them, in processes of their own: one may not open that many files.
+/// Flows held open, in processes of their own: one may not open that many files.
+pub(super) struct Held(Vec<Child>);
+
+impl Held {
+    /// Opens so many.
+    pub(super) fn open(flows: u64) -> Result<Held> {
+        const FLOWS_PER_PROCESS: u64 = 16_000;
+        let mut holders = Vec::new();
+        let mut left = flows;
+        while left > 0 {
+            let flows = left.min(FLOWS_PER_PROCESS);
+            let mut child = Command::new(std::env::current_exe()?)
+                .args(["--hold", &flows.to_string()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()?;
+            let mut line = String::new();
+            let stdout = child.stdout.take().context("a holder has no output")?;
+            BufReader::new(stdout).read_line(&mut line)?;
+            ensure!(line.trim() == "held", "a holder could not open {flows} flows");
+            holders.push(child);
+            left -= flows;
+        }
+        Ok(Held(holders))
+    }
+
+    /// Closes them.
+    pub(super) fn close(self) -> Result<()> {
+        for mut holder in self.0 {
+            drop(holder.stdin.take());
+            holder.wait()?;
+        }
+        Ok(())
+    }
+}
+
 fn memory(options: &Options, cost: &mut Cost) -> Result<()> {
-    const FLOWS_PER_PROCESS: u64 = 16_000;
     let agent = Agent::start(&quiet(options))?;
     cost.resident_kb.0 = resident(agent.pid(), "VmRSS")?;
-    let mut holders = Vec::new();
-    let mut left = options.live;
-    while left > 0 {
-        let flows = left.min(FLOWS_PER_PROCESS);
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["--hold", &flows.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        let stdout = child.stdout.take().context("a holder has no output")?;
-        BufReader::new(stdout).read_line(&mut line)?;
-        ensure!(line.trim() == "held", "a holder could not open {flows} flows");
-        holders.push(child);
-        left -= flows;
-    }
+    let held = Held::open(options.live)?;
     agent.ledger_at_rest(Duration::from_secs(60))?;
     // Past the first update of every flow.
     std::thread::sleep(Duration::from_secs(12));
     cost.live_flows = options.live;
     cost.resident_kb.1 = resident(agent.pid(), "VmRSS")?;
     cost.resident_kb.2 = resident(agent.pid(), "RssAnon")?;
-    for mut holder in holders {
-        drop(holder.stdin.take());
-        holder.wait()?;
-    }
+    held.close()?;
     agent.stop().map(|_| ())
 }
 

@@ -3,19 +3,23 @@
 //! Throughput is measured in interleaved rounds, agent off and on and in between, in changing order, because the
 //! machine's own drift is larger than what is looked for; a round gives one ratio, all ratios a bootstrap interval.
 
+mod api;
 mod cost;
 mod stats;
+mod stream;
 mod workload;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::agent::{Agent, Settings};
+pub use api::Api;
 pub use cost::{Cost, Program, hold};
 pub use stats::Interval;
+pub use stream::Step;
 pub use workload::Workload;
 
 /// What to measure.
@@ -82,6 +86,65 @@ impl Variant {
             Variant::Light => Agent::start(&light(options)).map(Some),
         }
     }
+}
+
+/// A part that is measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Throughput with the agent off and on, and the agent's own cost
+    Cost,
+    /// From the hook to clients of the stream
+    Stream,
+    /// Answers of the API, scrapes, and series as flows grow
+    Api,
+}
+
+/// The stream and the API, as of one machine.
+#[derive(Clone, Debug, Serialize)]
+pub struct Seen {
+    /// Kernel, processors, date and the like.
+    pub machine: BTreeMap<String, String>,
+    /// The stream.
+    pub stream: Vec<Step>,
+    /// The API.
+    pub api: Option<Api>,
+}
+
+impl Seen {
+    /// Measures the parts wanted.
+    pub fn measure(options: &Options, parts: &[Part]) -> Result<Seen> {
+        let stream = if parts.contains(&Part::Stream) {
+            stream::measure(options).context("the stream")?
+        } else {
+            Vec::new()
+        };
+        let api = parts
+            .contains(&Part::Api)
+            .then(|| api::measure(options).context("the API"));
+        Ok(Seen {
+            api: api.transpose()?,
+            stream,
+            machine: machine(),
+        })
+    }
+
+    /// As Markdown tables.
+    pub fn markdown(&self) -> String {
+        let mut text = table(&self.machine);
+        if !self.stream.is_empty() {
+            text.push_str(&stream::markdown(&self.stream));
+        }
+        if let Some(api) = &self.api {
+            text.push_str(&api::markdown(api));
+        }
+        text
+    }
+}
+
+/// The value below which a share of sorted values lies; not a number without values.
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let at = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 /// Everything measured.
@@ -184,12 +247,17 @@ fn machine() -> BTreeMap<String, String> {
     .into()
 }
 
-/// The report as Markdown tables.
-pub fn markdown(report: &Report) -> String {
+fn table(machine: &BTreeMap<String, String>) -> String {
     let mut text = String::from("| machine | |\n|---|---|\n");
-    for (key, value) in &report.machine {
+    for (key, value) in machine {
         text.push_str(&format!("| {key} | {value} |\n"));
     }
+    text
+}
+
+/// The report as Markdown tables.
+pub fn markdown(report: &Report) -> String {
+    let mut text = table(&report.machine);
     text.push_str(
         "\n| workload | off (median) | empty ÷ off | on ÷ off | 95 % interval of on ÷ off | without sys_exit ÷ off | rounds |\n\
          |---|---|---|---|---|---|---|\n",

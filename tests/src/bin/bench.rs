@@ -1,20 +1,24 @@
 //! `cargo xtask bench`: what the agent costs, measured; Markdown on stdout, raw data as JSON.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
-use netprobe_tests::bench::{self, Options};
+use netprobe_tests::bench::{self, Options, Part, Seen};
+use serde::Serialize;
 
 /// Measures throughput with the agent off and on in interleaved pairs, and the agent's own cost.
 #[derive(Parser)]
 struct Arguments {
+    /// What to measure.
+    #[arg(long, value_enum, default_value = "cost")]
+    part: Vec<Part>,
     /// Pairs per workload.
     #[arg(long, default_value_t = 60)]
     pairs: u32,
-    /// Milliseconds of one measurement.
+    /// Milliseconds of one measurement; of one step of stream and API they are to be some thousands.
     #[arg(long, default_value_t = 300)]
     slice_ms: u64,
     /// Connections for the figures per event.
@@ -26,8 +30,8 @@ struct Arguments {
     /// Lines for `[probe]` of the agent under test.
     #[arg(long, default_value = "")]
     probe: String,
-    /// Where the raw data go.
-    #[arg(long, default_value = "docs/perf-data/bench.json")]
+    /// Where the raw data go: bench.json of the cost, seen.json of stream and API.
+    #[arg(long, default_value = "docs/perf-data")]
     output: PathBuf,
     /// Holds so many flows until standard input ends: what the bench starts itself with.
     #[arg(long, hide = true)]
@@ -48,17 +52,28 @@ fn run(arguments: &Arguments) -> Result<()> {
     if let Some(flows) = arguments.hold {
         return bench::hold(flows);
     }
-    let report = bench::run(&Options {
+    let options = Options {
         pairs: arguments.pairs,
         slice: Duration::from_millis(arguments.slice_ms),
         connections: arguments.connections,
         live: arguments.live,
         probe: arguments.probe.clone(),
-    })?;
-    if let Some(folder) = arguments.output.parent() {
-        std::fs::create_dir_all(folder)?;
+    };
+    std::fs::create_dir_all(&arguments.output)?;
+    if arguments.part.contains(&Part::Cost) {
+        let report = bench::run(&options)?;
+        write(&arguments.output.join("bench.json"), &report)?;
+        print!("{}", bench::markdown(&report));
     }
-    std::fs::write(&arguments.output, serde_json::to_vec_pretty(&report)?)?;
-    print!("{}", bench::markdown(&report));
+    if arguments.part.iter().any(|part| *part != Part::Cost) {
+        let seen = Seen::measure(&options, &arguments.part)?;
+        write(&arguments.output.join("seen.json"), &seen)?;
+        print!("{}", seen.markdown());
+    }
     Ok(())
+}
+
+fn write(file: &Path, report: &impl Serialize) -> Result<()> {
+    std::fs::write(file, serde_json::to_vec_pretty(report)?)
+        .with_context(|| format!("cannot write {}", file.display()))
 }

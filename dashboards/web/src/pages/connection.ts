@@ -64,7 +64,7 @@ function unknown(id: string): HTMLElement {
 
 function parts(event: Event, told: Event[]): HTMLElement[] {
   const view = table(["time", "severity", "what", "service", "between", "how it went"], "Events of this connection");
-  view.body.replaceChildren(...told.toReversed().map(row));
+  view.body.replaceChildren(...told.toReversed().map((event) => row(event)));
   const here = endpoint(event.internal_ip, event.internal_port) ?? "?";
   const title = `${event.service ?? event.role ?? "connection"} · ${here} ${event.role === "server" ? "←" : "→"} ${endpoint(event.peer_ip, event.peer_port) ?? "?"}`;
   return [

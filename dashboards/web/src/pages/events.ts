@@ -2,11 +2,11 @@
 
 import { h, nothing, panel, table } from "../dom";
 import { endpoint, isFinal, type Event } from "../event";
-import { bytes, clock, ms, NONE } from "../format";
+import { bytes, clock, day, ms, NONE } from "../format";
 import type { MakePage } from "../page";
 
 const SHOWN = 200;
-const COLUMNS = ["time", "severity", "what", "service", "between", "how it went"];
+export const COLUMNS = ["time", "severity", "what", "service", "between", "how it went"];
 
 export const events: MakePage = ({ store, filter, paused }) => {
   const view = table(COLUMNS, "Events, newest first");
@@ -21,19 +21,20 @@ export const events: MakePage = ({ store, filter, paused }) => {
       const fresh = Math.min(store.received - drawn, SHOWN);
       if (drawn === 0) view.body.replaceChildren();
       drawn = store.received;
-      view.body.prepend(...store.events.slice(-fresh).reverse().map(row));
+      view.body.prepend(...store.events.slice(-fresh).reverse().map((event) => row(event)));
       while (view.body.rows.length > SHOWN) view.body.lastElementChild?.remove();
     },
   };
 };
 
-export function row(event: Event): HTMLElement {
+/** A row; events of other days say which. */
+export function row(event: Event, dated = false): HTMLElement {
   const id = event.connection_id;
   const what = event.flow === null ? event.kind : `${event.protocol ?? ""} ${event.flow.state}`;
   return h(
     "tr",
     { class: event.severity },
-    h("td", { class: "mono" }, clock(event.ts)),
+    h("td", { class: "mono" }, dated ? `${day(event.ts)} ${clock(event.ts)}` : clock(event.ts)),
     h("td", {}, h("span", { class: `severity ${event.severity}` }, event.severity)),
     h("td", {}, id === null ? what : h("a", { href: `#/connection/${encodeURIComponent(id)}` }, what)),
     h("td", {}, event.service ?? NONE),

@@ -73,6 +73,9 @@ export const overview: MakePage = ({ store }) => {
   );
   const columns = ["service", "destination", "#connections", "#failed", "last error", "#connect p50", "#p95", "#resets", "#retransmits", "#payload"];
   const peers = table(columns, "Destinations, worst first");
+  const stateColumns = ["state", "destination", "because", "#connect p50", "#p95", "#last outcome"];
+  const states = table(stateColumns, "States of destinations, worst first");
+  states.body.replaceChildren(nothing(stateColumns.length, "asking the agent …"));
   const root = h(
     "div",
     { class: "page" },
@@ -88,6 +91,7 @@ export const overview: MakePage = ({ store }) => {
       tile("missed here", "events this page did not get"),
     ),
     h("div", { class: "charts" }, connections.root, latency.root, traffic.root, trouble.root),
+    panel("States", "as the agent judges destinations by the last five minutes, worst first", states.root),
     panel("Destinations", "worst first, since this page was opened", peers.root),
   );
 
@@ -99,6 +103,12 @@ export const overview: MakePage = ({ store }) => {
       set("lost records", count(lost), lost === null ? "" : lost > 0 ? "bad" : "good");
     } catch {
       set("lost records", NONE);
+    }
+    try {
+      const rows = (await api.destinations()).slice(0, 15).map(stateRow);
+      states.body.replaceChildren(...(rows.length > 0 ? rows : [nothing(stateColumns.length, "no outgoing connection in the last five minutes")]));
+    } catch (error) {
+      states.body.replaceChildren(nothing(stateColumns.length, error instanceof Error ? error.message : String(error)));
     }
   };
 
@@ -136,6 +146,22 @@ export const overview: MakePage = ({ store }) => {
     destroy: () => [connections, latency, traffic, trouble].forEach((one) => one.destroy()),
   };
 };
+
+const TONE: Record<api.State, string> = { failing: "error", degraded: "warning", recovering: "warning", healthy: "info" };
+
+function stateRow(of: api.Destination): HTMLElement {
+  const tone = of.state === null ? "debug" : TONE[of.state];
+  return h(
+    "tr",
+    { class: tone },
+    h("td", {}, h("span", { class: `severity ${tone}` }, of.state ?? "no outcome")),
+    h("td", { class: "mono" }, of.peer),
+    h("td", {}, of.because),
+    h("td", { class: "num" }, ms(of.connect?.p50_ms ?? null)),
+    h("td", { class: "num" }, ms(of.connect?.p95_ms ?? null)),
+    h("td", { class: "num" }, of.last_outcome_seconds === null ? NONE : `${of.last_outcome_seconds} s ago`),
+  );
+}
 
 function row(peer: Peer): HTMLElement {
   const sorted = [...peer.connect].sort((a, b) => a - b);

@@ -1,0 +1,200 @@
+//! The API and the scrape: how long answers take with very many live flows, with very many series, and whether series
+//! stay as many as they are while flows grow.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::Serialize;
+
+use super::cost::Held;
+use super::{Options, quantile, quiet, workload};
+use crate::agent::{Agent, Settings};
+use crate::http;
+use crate::traffic::load;
+
+/// What is asked, in turn.
+const PATHS: &[&str] = &[
+    "/api/v1/flows?limit=100",
+    "/api/v1/events?limit=100&last=100",
+    "/metrics/network",
+    "/resilience/state",
+    "/api/v1/probe",
+    "/health/ready",
+];
+/// Questions a second.
+const RATE: u64 = 100;
+/// Askers at a time.
+const ASKERS: usize = 8;
+/// Series asked for, about.
+const SERIES: [usize; 3] = [1_000, 10_000, 100_000];
+const SCRAPES: usize = 11;
+
+/// All figures.
+#[derive(Clone, Debug, Serialize)]
+pub struct Api {
+    /// Live flows meanwhile.
+    pub live: u64,
+    /// Path, and milliseconds: median, 95th percentile, longest.
+    pub answers: Vec<(String, f64, f64, f64)>,
+    /// Questions a second that were answered.
+    pub rate: f64,
+    /// Series, milliseconds of a scrape (median, longest), and bytes of its text.
+    pub scrapes: Vec<(usize, f64, f64, usize)>,
+    /// Connections so far, and series then.
+    pub flat: Vec<(u64, usize)>,
+}
+
+pub(super) fn measure(options: &Options) -> Result<Api> {
+    let mut api = Api {
+        live: options.live,
+        answers: Vec::new(),
+        rate: 0.0,
+        scrapes: Vec::new(),
+        flat: Vec::new(),
+    };
+    eprintln!("bench: answers with {} live flows", options.live);
+    let agent = Agent::start(&quiet(options))?;
+    let held = Held::open(options.live)?;
+    agent.ledger_at_rest(Duration::from_secs(120))?;
+    answers(&agent, options.slice, &mut api)?;
+    held.close()?;
+    agent.stop()?;
+    eprintln!("bench: scrapes");
+    for wanted in SERIES {
+        api.scrapes.push(scrapes(options, wanted)?);
+    }
+    eprintln!("bench: series while flows grow to {}", options.connections);
+    let agent = Agent::start(&quiet(options))?;
+    let mut made = 0;
+    for until in [1_000, options.connections / 10, options.connections] {
+        made += load::run(&workload::plan(until - made, until), 2)?.len() as u64;
+        agent.ledger_at_rest(Duration::from_secs(120))?;
+        api.flat.push((made, series(&scrape(&agent)?)));
+    }
+    agent.stop()?;
+    Ok(api)
+}
+
+fn answers(agent: &Agent, length: Duration, api: &mut Api) -> Result<()> {
+    let (turn, begun) = (AtomicUsize::new(0), Instant::now());
+    let (turn, listen) = (&turn, agent.listen());
+    let taken = std::thread::scope(|scope| {
+        let askers: Vec<_> = (0..ASKERS)
+            .map(|_| scope.spawn(move || ask(listen, turn, begun, length)))
+            .collect();
+        let mut taken = Vec::new();
+        for asker in askers {
+            taken.extend(asker.join().map_err(|_| anyhow!("an asker panicked"))??);
+        }
+        Ok::<_, anyhow::Error>(taken)
+    })?;
+    api.rate = taken.len() as f64 / begun.elapsed().as_secs_f64();
+    for (index, path) in PATHS.iter().enumerate() {
+        let mut of: Vec<f64> = taken
+            .iter()
+            .filter(|(at, _)| at % PATHS.len() == index)
+            .map(|(_, ms)| *ms)
+            .collect();
+        of.sort_by(f64::total_cmp);
+        api.answers.push((
+            (*path).to_owned(),
+            quantile(&of, 0.5),
+            quantile(&of, 0.95),
+            of.last().copied().unwrap_or(f64::NAN),
+        ));
+    }
+    Ok(())
+}
+
+/// Asks its share, each question when it is due; a late one is timed from when it was due.
+fn ask(
+    listen: SocketAddr,
+    turn: &AtomicUsize,
+    begun: Instant,
+    length: Duration,
+) -> Result<Vec<(usize, f64)>> {
+    let mut taken = Vec::new();
+    loop {
+        let at = turn.fetch_add(1, Ordering::Relaxed);
+        let due = begun + Duration::from_secs_f64(at as f64 / RATE as f64);
+        if due.duration_since(begun) >= length {
+            return Ok(taken);
+        }
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let path = PATHS[at % PATHS.len()];
+        let (status, body) = http::get(listen, path)?;
+        ensure!(status == 200, "{path}: {status}: {body}");
+        taken.push((at, due.elapsed().as_secs_f64() * 1e3));
+    }
+}
+
+fn scrape(agent: &Agent) -> Result<String> {
+    let (status, text) = http::get_unix(&agent.socket(), "/metrics")?;
+    ensure!(status == 200, "/metrics: {status}");
+    Ok(text)
+}
+
+fn series(text: &str) -> usize {
+    text.lines().filter(|line| !line.starts_with('#')).count()
+}
+
+/// Connects to ever more peers until there are so many series, then scrapes.
+fn scrapes(options: &Options, wanted: usize) -> Result<(usize, f64, f64, usize)> {
+    let bounds = "[metrics]\nmax_peers = 20000\nmax_pairs = 20000";
+    let agent = Agent::start(&Settings {
+        sections: bounds.to_owned(),
+        ..quiet(options)
+    })?;
+    let listener = TcpListener::bind("0.0.0.0:0")?;
+    let port = listener.local_addr()?.port();
+    let mut peer = 0_u32;
+    while series(&scrape(&agent)?) < wanted {
+        for _ in 0..(wanted / 200).max(1) {
+            let [_, _, high, low] = peer.to_be_bytes();
+            drop(TcpStream::connect(SocketAddr::from((
+                [127, 80, high, low],
+                port,
+            )))?);
+            drop(listener.accept()?);
+            peer += 1;
+        }
+        agent.ledger_at_rest(Duration::from_secs(60))?;
+        ensure!(peer < 20_000, "{peer} peers do not make {wanted} series");
+    }
+    let (mut taken, mut text) = (Vec::new(), String::new());
+    for _ in 0..SCRAPES {
+        let begun = Instant::now();
+        text = scrape(&agent)?;
+        taken.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    taken.sort_by(f64::total_cmp);
+    agent.stop()?;
+    let longest = taken.last().copied().context("no scrape")?;
+    Ok((series(&text), quantile(&taken, 0.5), longest, text.len()))
+}
+
+pub(super) fn markdown(api: &Api) -> String {
+    let mut text = format!(
+        "\n{:.0} questions/s, {} live flows:\n\n| path | p50 | p95 | longest |\n|---|---|---|---|\n",
+        api.rate, api.live
+    );
+    for (path, middle, high, longest) in &api.answers {
+        text.push_str(&format!(
+            "| `{path}` | {middle:.1} ms | {high:.1} ms | {longest:.1} ms |\n"
+        ));
+    }
+    text.push_str("\n| series | scrape p50 | longest | text |\n|---|---|---|---|\n");
+    for (series, middle, longest, bytes) in &api.scrapes {
+        text.push_str(&format!(
+            "| {series} | {middle:.1} ms | {longest:.1} ms | {} KiB |\n",
+            bytes / 1024
+        ));
+    }
+    text.push_str("\n| connections so far | series |\n|---|---|\n");
+    for (connections, series) in &api.flat {
+        text.push_str(&format!("| {connections} | {series} |\n"));
+    }
+    text
+}

@@ -1,0 +1,233 @@
+//! From the hook to a client of the stream: how long events take, and what clients cost, stalled ones among them.
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
+use serde_json::Value;
+use tungstenite::{Message, WebSocket, client};
+
+use super::cost::cpu_seconds;
+use super::{Options, quantile, quiet};
+use crate::agent::Agent;
+
+/// Connections a second, two events each, and clients of the stream.
+const STEPS: &[(u64, usize)] = &[(500, 1), (5_000, 1), (500, 10), (500, 100), (50, 1000)];
+/// Clients whose frames are read and timed; the others only take them.
+const TIMED: usize = 4;
+
+/// One step, with all clients well or a tenth of them stalled.
+#[derive(Clone, Debug, Serialize)]
+pub struct Step {
+    /// Clients of the stream.
+    pub clients: usize,
+    /// Of them, those that read nothing.
+    pub stalled: usize,
+    /// Events a second that were made.
+    pub events_per_second: f64,
+    /// Of the events made, the share the timed clients got.
+    pub received: f64,
+    /// Milliseconds from the CLOSE in the kernel to the client: median and 99th percentile.
+    pub latency_ms: (f64, f64),
+    /// Processors the agent used.
+    pub cpu: f64,
+    /// The same with nobody at the stream.
+    pub cpu_alone: f64,
+}
+
+pub(super) fn measure(options: &Options) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    for (rate, clients) in STEPS {
+        eprintln!("bench: {clients} clients, {} events/s", rate * 2);
+        let agent = Agent::start(&quiet(options))?;
+        let alone = step(&agent, *rate, 0, 0, options.slice)?;
+        let mut tenths = vec![0, clients / 10];
+        tenths.dedup();
+        for stalled in tenths {
+            let mut made = step(&agent, *rate, *clients, stalled, options.slice)?;
+            made.cpu_alone = alone.cpu;
+            steps.push(made);
+        }
+        agent.stop()?;
+    }
+    Ok(steps)
+}
+
+fn connect(listen: SocketAddr) -> Result<WebSocket<TcpStream>> {
+    let socket = TcpStream::connect(listen)?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let (mut socket, _) = client(format!("ws://{listen}/api/v1/stream"), socket)
+        .map_err(|error| anyhow!("no stream: {error}"))?;
+    ensure!(matches!(socket.read()?, Message::Text(_)), "no greeting");
+    // From now on a reader looks up often, to see whether it is over.
+    socket
+        .get_ref()
+        .set_read_timeout(Some(Duration::from_millis(200)))?;
+    Ok(socket)
+}
+
+fn step(agent: &Agent, rate: u64, clients: usize, stalled: usize, length: Duration) -> Result<Step> {
+    let timed = TIMED.min(clients - stalled);
+    let over = AtomicBool::new(false);
+    let mut all = Vec::new();
+    for _ in 0..clients {
+        all.push(connect(agent.listen())?);
+    }
+    let stalled_ones: Vec<_> = all.drain(..stalled).collect();
+    let timed_ones: Vec<_> = all.drain(..timed).collect();
+    let plain: Vec<TcpStream> = all
+        .into_iter()
+        .map(|socket| socket.get_ref().try_clone())
+        .collect::<Result<_, _>>()?;
+    let over = &over;
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = timed_ones
+            .into_iter()
+            .map(|socket| scope.spawn(move || read(socket, over)))
+            .collect();
+        let drain = scope.spawn(|| take(&plain, over));
+        let (cpu, begun) = (cpu_seconds(agent.pid())?, Instant::now());
+        let made = traffic(rate, length);
+        let seconds = begun.elapsed().as_secs_f64();
+        let cpu = (cpu_seconds(agent.pid())? - cpu) / seconds;
+        // What is on its way comes within the longest a client may be behind.
+        std::thread::sleep(Duration::from_secs(2));
+        over.store(true, Ordering::Relaxed);
+        let mut latencies = Vec::new();
+        for reader in readers {
+            latencies.extend(reader.join().map_err(|_| anyhow!("a client panicked"))??);
+        }
+        drain.join().map_err(|_| anyhow!("the clients panicked"))??;
+        let made = made?;
+        drop(stalled_ones);
+        latencies.sort_by(f64::total_cmp);
+        Ok(Step {
+            clients,
+            stalled,
+            events_per_second: made as f64 * 2.0 / seconds,
+            received: latencies.len() as f64 / (made as f64 * 2.0 * timed.max(1) as f64),
+            latency_ms: (quantile(&latencies, 0.5), quantile(&latencies, 0.99)),
+            cpu,
+            cpu_alone: 0.0,
+        })
+    })
+}
+
+/// Addresses of the traffic: nobody else's.
+const NET: [u8; 2] = [127, 79];
+
+/// Connections at this rate; how many.
+fn traffic(rate: u64, length: Duration) -> Result<u64> {
+    let listeners = (1..=16)
+        .map(|last| TcpListener::bind(SocketAddr::from(([NET[0], NET[1], 1, last], 0))))
+        .collect::<Result<Vec<_>, _>>()?;
+    let (begun, mut made) = (Instant::now(), 0);
+    while begun.elapsed() < length {
+        let due = (begun.elapsed().as_secs_f64() * rate as f64) as u64;
+        while made < due {
+            let listener = &listeners[made as usize % listeners.len()];
+            let connection = TcpStream::connect(listener.local_addr()?)?;
+            drop(listener.accept()?);
+            drop(connection);
+            made += 1;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(made)
+}
+
+/// Milliseconds from the end of each connection of ours to its event here.
+fn read(mut socket: WebSocket<TcpStream>, over: &AtomicBool) -> Result<Vec<f64>> {
+    let mut latencies = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        let text = match socket.read() {
+            Ok(Message::Text(text)) => text,
+            Ok(_) => continue,
+            Err(tungstenite::Error::Io(error))
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) =>
+            {
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        let event: Value = serde_json::from_str(&text)?;
+        latencies.extend(ended(&event).map(|ended| (now - ended) * 1e3));
+    }
+    Ok(latencies)
+}
+
+/// When the connection of an event of ours ended, seconds since 1970; `None`: it is another event.
+fn ended(event: &Value) -> Option<f64> {
+    let ours = event["peer_ip"]
+        .as_str()?
+        .starts_with(&format!("{}.{}.", NET[0], NET[1]))
+        || event["internal_ip"]
+            .as_str()?
+            .starts_with(&format!("{}.{}.", NET[0], NET[1]));
+    if !ours || event["flow"]["state"] != "closed" {
+        return None;
+    }
+    let began = event["started_at"].as_str()?;
+    let (_, clock) = began.split_once('T')?;
+    let mut parts = clock.trim_end_matches('Z').split(':').map(str::parse::<f64>);
+    let (hours, minutes, seconds) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
+    let today = hours * 3600.0 + minutes * 60.0 + seconds + event["elapsed_ms"].as_f64()? / 1e3;
+    // Only the time of day is read: a run does not cross midnight.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+    Some((now - now % 86_400) as f64 + today)
+}
+
+/// Takes whatever comes on all of them, and throws it away.
+fn take(sockets: &[TcpStream], over: &AtomicBool) -> Result<()> {
+    for socket in sockets {
+        socket.set_nonblocking(true)?;
+    }
+    let mut buffer = vec![0; 1 << 18];
+    while !over.load(Ordering::Relaxed) {
+        let mut waiting: Vec<PollFd<'_>> = sockets
+            .iter()
+            .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
+            .collect();
+        poll(&mut waiting, PollTimeout::from(100u16))?;
+        let ready: Vec<bool> = waiting.iter().map(|of| of.any().unwrap_or(false)).collect();
+        for (mut socket, _) in sockets.iter().zip(ready).filter(|(_, ready)| *ready) {
+            match socket.read(&mut buffer) {
+                Ok(0) => return Err(anyhow!("the agent closed a client that takes everything")),
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("a client of the stream"),
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn markdown(steps: &[Step]) -> String {
+    let mut text = String::from(
+        "\n| events/s | clients | stalled | received | hook to client p50 | p99 | CPU of the agent | CPU a client |\n\
+         |---|---|---|---|---|---|---|---|\n",
+    );
+    for step in steps {
+        text.push_str(&format!(
+            "| {:.0} | {} | {} | {:.2} % | {:.1} ms | {:.1} ms | {:.1} % | {:.3} % |\n",
+            step.events_per_second,
+            step.clients,
+            step.stalled,
+            step.received * 100.0,
+            step.latency_ms.0,
+            step.latency_ms.1,
+            step.cpu * 100.0,
+            (step.cpu - step.cpu_alone) * 100.0 / step.clients as f64,
+        ));
+    }
+    text
+}
