@@ -11,7 +11,7 @@ use netprobe_tests::{http, tools, wait_for};
 use super::{Case, Pair, comm, udp};
 
 pub(crate) const CASES: &[Case] = &[
-    Case::new("metrics_count_datagrams", datagrams),
+    Case::new("metrics_count_datagrams", datagrams).needs(udp::LENGTHS),
     Case::new("metrics_count_what_is_left_out", left_out),
     Case::new("metrics_count_listen_overflows", listen_overflows),
     Case::new("metrics_show_recursion_of_every_program", recursion),

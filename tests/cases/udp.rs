@@ -13,7 +13,7 @@ use netprobe_tests::traffic::proto::{Cmd, Reply};
 use super::{Case, Need, check, check_bytes, check_process, nat_status};
 
 /// The tracepoints that have the length of a call.
-const LENGTHS: &[Need] = &[Need::Kernel(6, 3)];
+pub(crate) const LENGTHS: &[Need] = &[Need::Kernel(6, 3)];
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("udp_connected_client", || echo("udpconn", true, "127.0.0.1")).needs(LENGTHS),

@@ -13,6 +13,7 @@ pub mod gate;
 pub mod http;
 pub mod lab;
 pub mod ladder;
+pub mod nodes;
 pub mod parity;
 pub mod power;
 pub mod proxy;

@@ -37,6 +37,15 @@ pub(crate) fn truth() -> Result<PathBuf> {
     .context("the truth tests did not build")
 }
 
+/// The program of the three nodes.
+pub(crate) fn nodes() -> Result<PathBuf> {
+    executable(
+        sh::cargo(None).args(["build", "-p", "netprobe-tests", "--bin", "nodes"]),
+        "nodes",
+    )
+    .context("the program of the nodes did not build")
+}
+
 /// PID 1 of the virtual machines, linked statically: nothing is there yet when it starts.
 pub(crate) fn vm_init() -> Result<PathBuf> {
     let host = host_triple()?;

@@ -11,9 +11,12 @@ use crate::build;
 use crate::grafana;
 use crate::packages::{self, Need};
 use crate::sh::{self, say};
+use crate::vm;
 
 /// Generated from `--help`.
 const REFERENCE: &str = "docs/cli.md";
+/// Generated from what was recorded on each kernel.
+const KERNELS: &str = "docs/kernels.md";
 
 /// Files that are the output of a command of the agent.
 const PRINTED: &[(&str, &[&str])] = &[
@@ -29,6 +32,7 @@ const PRINTED: &[(&str, &[&str])] = &[
 fn generated(agent: &Path) -> Result<Vec<(String, String)>> {
     let mut files = grafana::files()?;
     files.push((REFERENCE.to_owned(), reference(agent)?));
+    files.push((KERNELS.to_owned(), vm::page::text()?));
     for (file, words) in PRINTED {
         files.push(((*file).to_owned(), sh::output(sh::clean(agent).args(*words))?));
     }
@@ -46,9 +50,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
             continue;
         }
         if check {
-            wrong.push(format!(
-                "{file} is not what the program says: run `cargo xtask docs`"
-            ));
+            wrong.push(format!("{file} is not current: run `cargo xtask docs`"));
         } else {
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
             say!("wrote {file}");

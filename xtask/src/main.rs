@@ -121,8 +121,17 @@ enum Vm {
     Test {
         #[command(flatten)]
         machine: Machine,
+        /// Keep what was measured in docs/kernels-data: budgets of the programs, figures of docs/kernels.md
+        #[arg(long)]
+        record: bool,
         /// Only tests whose name contains this
         filter: Option<String>,
+    },
+    /// Three machines, client, NAT gateway and server, with an agent each: what they say of the same connections
+    Nodes {
+        /// Kernels of client, gateway and server [default: 5.10 6.12 7.3]
+        #[arg(num_args = 3, value_names = ["CLIENT", "GATEWAY", "SERVER"])]
+        kernels: Vec<String>,
     },
     /// Run one command: `cargo xtask vm run --kernel 6.1 -- netprobe doctor`
     Run {
@@ -196,9 +205,12 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Bench { args } => start::test_program("bench", &args),
         Command::Contract { seconds } => contract::run(seconds),
         Command::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
-        Command::Vm(Vm::Test { machine, filter }) => {
-            test::on_kernels(&machine.kernels, filter.as_deref(), machine.silence())
-        }
+        Command::Vm(Vm::Test {
+            machine,
+            record,
+            filter,
+        }) => test::on_kernels(&machine.kernels, filter.as_deref(), machine.silence(), record),
+        Command::Vm(Vm::Nodes { kernels }) => vm::nodes::run(&kernels),
         Command::Vm(Vm::Run {
             machine,
             special,

@@ -19,6 +19,8 @@ pub enum Attach {
     TpBtf(&'static str),
     /// Exit of a function that is in the kernel image.
     FExit(&'static str),
+    /// The same where there is such a function; where there is none, nothing passes by it.
+    FExitIfAny(&'static str),
     /// Entry of any function, modules too.
     Kprobe(&'static str),
     /// Return of any function.
@@ -230,13 +232,17 @@ pub static FACTS: &[Fact] = &[
                         attach: Attach::FExit("tcp_sendmsg"),
                     },
                     Hook {
+                        program: "send_page_exit",
+                        attach: Attach::FExitIfAny("tcp_sendpage"),
+                    },
+                    Hook {
                         program: "receive_exit",
                         attach: Attach::FExit("tcp_recvmsg"),
                     },
                 ],
                 members: SOCK,
                 floor: "5.10",
-                limits: "sendfile before 6.5 is not counted per call",
+                limits: "",
             },
         ],
     },

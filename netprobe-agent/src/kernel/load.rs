@@ -327,7 +327,8 @@ impl Kernel {
                 program.load(tracepoint, &self.aya_btf)?;
                 program.attach()?;
             }
-            (Attach::FExit(function), Program::FExit(program)) => {
+            (Attach::FExitIfAny(function), _) if !self.btf.has_function(function) => {}
+            (Attach::FExit(function) | Attach::FExitIfAny(function), Program::FExit(program)) => {
                 program.load(function, &self.aya_btf)?;
                 program.attach()?;
             }

@@ -38,7 +38,9 @@ pub fn explain(error: &ProgramError, hook: &Hook) -> String {
                 (Some(libc::EPERM), _) if missing.is_some() => {
                     format!("{} is missing (EPERM)", missing.unwrap_or_default())
                 }
-                (Some(libc::EPERM), _) if lockdown && matches!(hook.attach, Attach::FExit(_)) => {
+                (Some(libc::EPERM), _)
+                    if lockdown && matches!(hook.attach, Attach::FExit(_) | Attach::FExitIfAny(_)) =>
+                {
                     "not permitted: this kernel is locked down or built without it (EPERM)".to_owned()
                 }
                 (_, Some(last)) if reads_forbidden() && last.contains("bpf_probe_read") => {

@@ -12,11 +12,17 @@ use crate::build;
 use crate::packages::{self, Need};
 use crate::report::Report;
 use crate::sh::say;
+use crate::vm::record::Record;
 use crate::vm::{self, End, Job, kernels, matrix};
 
 /// The truth tests on other kernels, on all unless some are `wanted`; as many machines at once as there are processors;
-/// then one table.
-pub(crate) fn on_kernels(wanted: &[String], filter: Option<&str>, silence: Duration) -> Result<()> {
+/// then one table. `save`: keep what was measured.
+pub(crate) fn on_kernels(
+    wanted: &[String],
+    filter: Option<&str>,
+    silence: Duration,
+    save: bool,
+) -> Result<()> {
     packages::ensure(Need::Vm)?;
     let programs = Programs::build()?;
     let mut runs = Vec::new();
@@ -35,14 +41,37 @@ pub(crate) fn on_kernels(wanted: &[String], filter: Option<&str>, silence: Durat
     let ended = parallel(&runs, |run| run.boot(&programs, label, silence));
     let (mut reports, mut ladders) = (Vec::new(), Vec::new());
     for (run, ended) in runs.iter().zip(ended) {
-        let ended = ended.unwrap_or_else(|error| Done::broken(run, &error));
+        let mut ended = ended.unwrap_or_else(|error| Done::broken(run, &error));
         if run.is_plain() {
-            ladders.push((run.kernel.name.clone(), matrix::ladder(&ended.console)));
+            let ladder = matrix::ladder(&ended.console);
+            let whole = filter.is_none().then_some(ended.took);
+            let record = Record::read(&ended.console, &ladder, ended.booted, whole);
+            let judged = record.and_then(|record| judge(&run.kernel.name, record, &mut ended.report, save));
+            if let Err(error) = judged {
+                ended.report.broke(format!("{error:#}"));
+            }
+            ladders.push((run.kernel.name.clone(), ladder));
         }
         reports.push(ended.report);
     }
     print!("\n{}", matrix::table(&ladders));
     conclude(&reports)
+}
+
+/// Holds what was measured against what is recorded, or records it: of a run without failures only.
+fn judge(kernel: &str, record: Option<Record>, report: &mut Report, save: bool) -> Result<()> {
+    match record {
+        Some(record) if !save => {
+            for grown in record.grown(Record::load(kernel)?.as_ref()) {
+                report.broke(grown);
+            }
+        }
+        Some(record) if !report.has_failures() => record.save(kernel)?,
+        Some(_) => say!("kernel {kernel}: nothing recorded, because tests failed"),
+        None if save => bail!("nothing was measured, so nothing is recorded: the parity test has to run"),
+        None => {}
+    }
+    Ok(())
 }
 
 /// The truth tests on one kernel, nothing special about its machine.
@@ -149,6 +178,7 @@ impl Run {
             } else {
                 String::new()
             },
+            cards: Vec::new(),
             silence,
         };
         let outcome = vm::boot(&self.kernel, &programs.init, &job)?;
@@ -170,6 +200,8 @@ impl Run {
         Ok(Done {
             report,
             console: outcome.console,
+            booted: outcome.booted,
+            took: outcome.took,
         })
     }
 }
@@ -178,6 +210,8 @@ impl Run {
 struct Done {
     report: Report,
     console: Vec<String>,
+    booted: Option<Duration>,
+    took: Duration,
 }
 
 impl Done {
@@ -188,6 +222,8 @@ impl Done {
         Self {
             report: report.finish(None),
             console: Vec::new(),
+            booted: None,
+            took: Duration::ZERO,
         }
     }
 }

@@ -7,7 +7,10 @@ mod cpio;
 pub(crate) mod image;
 pub(crate) mod kernels;
 pub(crate) mod matrix;
+pub(crate) mod nodes;
+pub(crate) mod page;
 mod qemu;
+pub(crate) mod record;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,8 +33,21 @@ pub(crate) struct Job {
     pub(crate) machine: kernels::Machine,
     /// Stands before each line of its console.
     pub(crate) label: String,
+    /// Network cards.
+    pub(crate) cards: Vec<Card>,
     /// No console output for this long is a hang.
     pub(crate) silence: Duration,
+}
+
+/// A network card, wired to that of another machine of this host.
+#[derive(Debug)]
+pub(crate) struct Card {
+    /// Its hardware address.
+    pub(crate) mac: String,
+    /// The Unix socket that is the wire.
+    pub(crate) wire: PathBuf,
+    /// Whether it makes the socket; the other end, started later, finds it.
+    pub(crate) makes: bool,
 }
 
 /// `cargo xtask vm run`: one command per kernel. `netprobe` is the agent of this tree; a path to a file is
@@ -50,6 +66,7 @@ pub(crate) fn run(
         programs: vec![netprobe(agent)],
         machine: kernels::machine(machine)?,
         label: String::new(),
+        cards: Vec::new(),
         silence,
     };
     let program = job

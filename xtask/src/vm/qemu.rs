@@ -122,6 +122,15 @@ fn command(kernel: &Path, initramfs: &Path, append: &str, job: &Job) -> Command 
     .arg(kernel)
     .arg("-initrd")
     .arg(initramfs);
+    for (number, card) in job.cards.iter().enumerate() {
+        let server = if card.makes { "on" } else { "off" };
+        cmd.arg("-netdev").arg(format!(
+            "stream,id=wire{number},server={server},addr.type=unix,addr.path={}",
+            card.wire.display()
+        ));
+        cmd.arg("-device")
+            .arg(format!("virtio-net-pci,netdev=wire{number},mac={}", card.mac));
+    }
     cmd
 }
 
