@@ -69,6 +69,9 @@ fn verdict(line: &str) -> Option<(&str, Verdict)> {
     ))
 }
 
+/// Above the names of the methods.
+const HEAD: &str = "FACT=METHOD";
+
 /// The table as text: one row a method, one column a kernel, the reasons below. Empty without any verdict.
 pub(crate) fn table(kernels: &[(String, Ladder)]) -> String {
     let mut rungs: Vec<&String> = kernels.iter().flat_map(|(_, ladder)| ladder.keys()).collect();
@@ -77,12 +80,12 @@ pub(crate) fn table(kernels: &[(String, Ladder)]) -> String {
     if rungs.is_empty() {
         return String::new();
     }
-    let width = rungs.iter().map(|rung| rung.len()).max().unwrap_or(0);
+    let width = rungs.iter().map(|rung| rung.len()).fold(HEAD.len(), usize::max);
     let row = |first: &str, cells: &mut dyn Iterator<Item = &str>| {
         let cells: String = cells.map(|cell| format!("  {cell:<8}")).collect();
         format!("{}\n", format!("{first:<width$}{cells}").trim_end())
     };
-    let mut text = row("FACT=METHOD", &mut kernels.iter().map(|(name, _)| name.as_str()));
+    let mut text = row(HEAD, &mut kernels.iter().map(|(name, _)| name.as_str()));
     for rung in &rungs {
         let cell = |(_, ladder): &'_ (String, Ladder)| ladder.get(*rung).cloned();
         let cells: Vec<Option<Verdict>> = kernels.iter().map(cell).collect();
