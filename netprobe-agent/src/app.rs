@@ -14,7 +14,7 @@ use std::{
 use crate::{
     api::{Listeners, Server, Service},
     archive::{Archive, Started},
-    config::{Config, Loaded},
+    config::{Config, Loaded, ProbeConfig},
     error::AgentError,
     event::{Event, Origin},
     fanout::{Fanout, Sink},
@@ -29,7 +29,8 @@ use crate::{
     },
     kernel::{
         debug::KernelLog,
-        load::{Kernel, Own, Probe, take_map},
+        facts::REQUESTS,
+        load::{Kernel, OFF, Own, Probe, take_map},
         netns,
     },
     logging,
@@ -39,6 +40,7 @@ use crate::{
     probe_report::{KernelReport, ProbeReport},
     query,
     recent::Recent,
+    request::reader::Requests,
     ring::Ring,
     stream::Gateway,
 };
@@ -137,7 +139,7 @@ struct Attached {
 /// Attaches the programs. The kernel's type information goes with the end of this: it is tens of megabytes.
 fn attach(config: &Config, own: Own) -> Result<Attached, AgentError> {
     let kernel = Kernel::detect()?;
-    let probe = kernel.attach(&config.probe, own)?;
+    let probe = kernel.attach(&probe_config(config), own)?;
     let report = kernel.report.clone();
     drop(kernel);
     release_memory();
@@ -146,6 +148,15 @@ fn attach(config: &Config, own: Own) -> Result<Attached, AgentError> {
         kernel: report,
         own,
     })
+}
+
+/// What is to be attached: nothing for requests that are not to be read.
+fn probe_config(config: &Config) -> ProbeConfig {
+    let mut probe = config.probe.clone();
+    if !config.requests.enabled {
+        probe.methods.insert(REQUESTS.to_owned(), OFF.to_owned());
+    }
+    probe
 }
 
 /// Gives freed memory back to the system; the allocator would keep it for later.
@@ -161,7 +172,7 @@ fn release_memory() {
 /// What this kernel allows; nothing stays attached.
 pub fn doctor(config: &Config) -> Result<ProbeReport, AgentError> {
     let kernel = Kernel::detect()?;
-    let facts = kernel.survey(&config.probe)?;
+    let facts = kernel.survey(&probe_config(config))?;
     Ok(ProbeReport {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: kernel.report.clone(),
@@ -203,7 +214,11 @@ fn pipeline(
         kernel,
         own,
     } = attached;
-    let ring = Ring::open(&mut probe.ebpf, config.probe.ring_bytes.get())?;
+    let ring = Ring::open(
+        &mut probe.ebpf,
+        config.probe.ring_bytes.get(),
+        config.probe.payload_ring_bytes.get(),
+    )?;
     let udp = UdpMap::new(take_map(&mut probe.ebpf, "UDP_FLOWS")?);
     let log = KernelLog::open(&mut probe.ebpf)?;
     let mut fanout = Fanout::new(origin.clone());
@@ -217,7 +232,10 @@ fn pipeline(
         nat_method: chosen(&probe, "nat"),
         accepts_seen: probe.method("accept").is_some_and(|method| method != "first_io"),
     };
-    let state = State::new(&config.flow, maker, fanout, metrics);
+    let mut state = State::new(&config.flow, maker, fanout, metrics);
+    if probe.method(REQUESTS).is_some() {
+        state.read_requests(Box::new(Requests::new(&config.requests)));
+    }
     let mut reporter = Reporter::new(kernel, &probe, config.probe.statistics);
     reporter.notices.extend(accounting_notice());
     let (archive, notice) = archive.unzip();

@@ -45,6 +45,8 @@ pub struct Config {
     pub probe: ProbeConfig,
     /// The flow table.
     pub flow: FlowConfig,
+    /// Requests inside connections.
+    pub requests: RequestsConfig,
     /// Metrics and their labels.
     pub metrics: MetricsConfig,
     /// HTTP.

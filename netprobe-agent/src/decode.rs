@@ -3,8 +3,8 @@
 pub(crate) mod wire;
 
 use netprobe_common::{
-    AcceptRecord, ConnectFailedRecord, FlowRecord, ForwardRecord, Header, HopRecord, Kind, UdpRecord,
-    WIRE_VERSION,
+    AcceptRecord, ConnectFailedRecord, FlowRecord, ForwardRecord, Header, HopRecord, Kind, PayloadRecord,
+    UdpRecord, WIRE_VERSION,
 };
 
 /// A record as the kernel side made it.
@@ -26,6 +26,8 @@ pub enum Record<'a> {
     Forward(&'a ForwardRecord),
     /// A socket and a UDP peer met.
     Udp(&'a UdpRecord),
+    /// A packet of a connection whose requests are read, with what was captured of it.
+    Payload(&'a PayloadRecord, &'a [u8]),
 }
 
 impl Record<'_> {
@@ -40,6 +42,7 @@ impl Record<'_> {
             Record::Hop(_) => Kind::Hop,
             Record::Forward(_) => Kind::Forward,
             Record::Udp(_) => Kind::Udp,
+            Record::Payload(..) => Kind::Payload,
         }
     }
 }
@@ -84,8 +87,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, Reject> {
     let kind = Kind::from_wire(header.kind).ok_or(Reject::Kind)?;
     match bytes.len().cmp(&kind.size()) {
         std::cmp::Ordering::Less => return Err(Reject::Short),
-        std::cmp::Ordering::Greater => return Err(Reject::Long),
-        std::cmp::Ordering::Equal => {}
+        std::cmp::Ordering::Greater if kind != Kind::Payload => return Err(Reject::Long),
+        _ => {}
     }
     if usize::from(header.len) != bytes.len() || header.ts_ns == 0 || header.reserved != 0 {
         return Err(Reject::Impossible);
@@ -119,6 +122,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, Reject> {
             possible(record.udp.cookie != 0 && record.role <= 2)?;
             Record::Udp(record)
         }
+        Kind::Payload => payload(bytes)?,
     })
 }
 
@@ -139,6 +143,26 @@ fn flow(bytes: &[u8]) -> Result<&FlowRecord, Reject> {
             && (record.established_ns == 0 || record.established_ns >= record.started_ns),
     )?;
     Ok(record)
+}
+
+/// The bytes behind the struct are as many as it says; what room is left behind them is not looked at.
+fn payload(bytes: &[u8]) -> Result<Record<'_>, Reject> {
+    const APPLICATIONS: u8 = 3;
+    let record: &PayloadRecord = wire::view(bytes)?;
+    let captured = usize::from(record.captured);
+    possible(
+        record.cookie != 0
+            && record.payload != 0
+            && captured <= record.payload as usize
+            && record.application <= APPLICATIONS
+            && matches!(record.side, 1 | 2)
+            && matches!(record.direction, 1 | 2)
+            && record.begins <= 2,
+    )?;
+    let captured = bytes[size_of::<PayloadRecord>()..]
+        .get(..captured)
+        .ok_or(Reject::Impossible)?;
+    Ok(Record::Payload(record, captured))
 }
 
 fn possible(holds: bool) -> Result<(), Reject> {

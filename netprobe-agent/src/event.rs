@@ -16,7 +16,7 @@ pub use body::{
     Agent, AgentAction, CloseReason, Flags, Flow, FlowState, Gap, GapScope, Hop, HopTuple, Nat, NatStatus,
     Process, Request,
 };
-pub use ids::{Origin, SpanId, TraceId, connection_id, of_connection};
+pub use ids::{Origin, SpanId, TraceId, connection_id, of_connection, span_of};
 pub use time::Nanos;
 
 /// Name and version of the schema.
@@ -293,12 +293,22 @@ impl Event {
 
     /// A flow event of the connection `connection_id`, with the trace that id gives.
     pub fn flow(origin: &Origin, connection_id: Arc<str>, severity: Severity, flow: Flow) -> Event {
-        let (trace_id, span_id) = ids::of_connection(&connection_id);
-        let mut event = Event::new(origin, EventKind::Flow, severity);
-        event.trace_id = trace_id;
-        event.span_id = span_id;
-        event.connection_id = Some(connection_id);
+        let mut event = Event::of_connection(origin, EventKind::Flow, connection_id, severity);
         event.flow = Some(flow);
+        event
+    }
+
+    /// The event of a request on the connection `connection_id`, with the trace that id gives.
+    pub fn request(origin: &Origin, connection_id: Arc<str>, severity: Severity, request: Request) -> Event {
+        let mut event = Event::of_connection(origin, EventKind::Request, connection_id, severity);
+        event.request = Some(Box::new(request));
+        event
+    }
+
+    fn of_connection(origin: &Origin, kind: EventKind, id: Arc<str>, severity: Severity) -> Event {
+        let mut event = Event::new(origin, kind, severity);
+        (event.trace_id, event.span_id) = ids::of_connection(&id);
+        event.connection_id = Some(id);
         event
     }
 

@@ -17,6 +17,7 @@ pub mod live;
 pub mod losses;
 pub mod nat;
 pub mod owners;
+pub mod payload;
 pub mod pipeline;
 pub mod process;
 pub mod report;

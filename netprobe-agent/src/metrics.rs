@@ -16,6 +16,7 @@ mod page;
 mod pair;
 mod probe;
 mod proto;
+mod requests;
 mod resilience;
 mod series;
 mod show;

@@ -6,12 +6,15 @@
 pub mod cap;
 pub mod detect;
 pub mod dns;
+mod events;
 pub mod hello;
 pub mod http1;
 pub mod names;
 pub mod protocol;
+pub mod reader;
 #[doc(hidden)]
 pub mod recording;
 pub mod route;
 pub mod settings;
+mod stream;
 pub mod trace;

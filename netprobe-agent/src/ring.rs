@@ -6,13 +6,16 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
-use netprobe_common::{FlowRecord, Kind};
+use netprobe_common::{FlowRecord, Header, Kind};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::{error::AgentError, kernel::load::take_map};
 
 mod counters;
+mod payloads;
 
 pub use counters::Counters;
+use payloads::Payloads;
 
 const FINAL_BYTES: usize = size_of::<FlowRecord>();
 
@@ -23,6 +26,7 @@ struct Aligned([u8; FINAL_BYTES]);
 /// Reading side of the records.
 pub struct Ring {
     ring: RingBuf<MapData>,
+    payloads: Payloads,
     overflow: HashMap<MapData, u64, [u8; FINAL_BYTES]>,
     counters: PerCpuArray<MapData, u64>,
     /// Final records found in the overflow hash so far; compared with the kernel's count.
@@ -37,9 +41,10 @@ pub struct Ring {
 
 impl Ring {
     /// Takes the maps out of the loaded object.
-    pub fn open(ebpf: &mut Ebpf, bytes: u32) -> Result<Ring, AgentError> {
+    pub fn open(ebpf: &mut Ebpf, bytes: u32, payload_bytes: u32) -> Result<Ring, AgentError> {
         Ok(Ring {
             ring: take_map(ebpf, "RECORDS")?,
+            payloads: Payloads::new(take_map(ebpf, "PAYLOADS")?, payload_bytes),
             overflow: take_map(ebpf, "OVERFLOW")?,
             counters: take_map(ebpf, "COUNTERS")?,
             from_overflow: 0,
@@ -52,15 +57,15 @@ impl Ring {
 
     /// Sleeps until a forced wakeup or for `timeout`: programs do not wake the reader per record.
     pub fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let mut fd = libc::pollfd {
-            fd: self.ring.as_raw_fd(),
+        let mut fds = [self.ring.as_raw_fd(), self.payloads.fd()].map(|fd| libc::pollfd {
+            fd,
             events: libc::POLLIN,
             revents: 0,
-        };
+        });
         let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: one valid pollfd that outlives the call.
+        // SAFETY: valid pollfds, as many as said, that outlive the call.
         #[expect(unsafe_code, reason = "poll has no safe wrapper in the libraries used here")]
-        let ret = unsafe { libc::poll(&raw mut fd, 1, millis) };
+        let ret = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, millis) };
         if ret < 0 {
             let error = io::Error::last_os_error();
             return if error.kind() == io::ErrorKind::Interrupted {
@@ -72,13 +77,17 @@ impl Ring {
         Ok(())
     }
 
-    /// Hands up to `limit` records to `take`, in the order they were made. Returns how many.
+    /// Hands up to `limit` records to `take`, in the order they were made. Returns how many. Payload comes in between: that
+    /// of a connection after its begin and before its end.
     ///
     /// Half a ring at most: records are lost while the ring is full, so what is made after a loss lies a whole ring
     /// behind, and whoever asks [`Ring::lost`] before every drain knows of the loss first.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
         const RECORD_HEADER: usize = 8;
-        let mut count = 0;
+        // What a payload record of before now belongs to is in the first ring already.
+        let now = clock_gettime(ClockId::Monotonic);
+        let mut until = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        let (mut count, mut last) = (0, 0);
         self.last_bytes = 0;
         self.emptied = false;
         while count < limit && self.last_bytes < self.bytes as usize / 2 {
@@ -87,13 +96,23 @@ impl Ring {
                 break;
             };
             // What is not a record at all counts as drained too, under no kind: the equation is then open, and shows.
-            if let Some(kind) = item.get(1).and_then(|&kind| Kind::from_wire(kind)) {
+            let kind = item.get(1).and_then(|&kind| Kind::from_wire(kind));
+            if let Some(kind) = kind {
                 *self.drained.entry(kind).or_default() += 1;
+            }
+            last = made_at(&item);
+            if kind == Some(Kind::Closed) {
+                self.payloads.drain(last, &mut take);
             }
             self.last_bytes += item.len() + RECORD_HEADER;
             take(&item);
             count += 1;
         }
+        if !self.emptied {
+            until = last;
+        }
+        count += self.payloads.drain(until, &mut take);
+        self.emptied &= self.payloads.is_drained();
         count
     }
 
@@ -144,8 +163,10 @@ impl Ring {
     }
 
     /// Records handed over so far, by kind.
-    pub fn drained(&self) -> &BTreeMap<Kind, u64> {
-        &self.drained
+    pub fn drained(&self) -> BTreeMap<Kind, u64> {
+        let mut drained = self.drained.clone();
+        drained.insert(Kind::Payload, self.payloads.handed_over());
+        drained
     }
 
     /// All counters of the kernel side.
@@ -165,4 +186,11 @@ impl Ring {
     fn counter(&self, index: u32) -> Result<u64, MapError> {
         Ok(self.counters.get(&index, 0)?.iter().sum())
     }
+}
+
+/// When a record was made; 0 when it has no whole header.
+fn made_at(record: &[u8]) -> u64 {
+    const AT: usize = std::mem::offset_of!(Header, ts_ns);
+    let bytes = record.get(AT..).and_then(|rest| rest.first_chunk());
+    bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
 }

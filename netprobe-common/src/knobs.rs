@@ -36,5 +36,7 @@ pub const KNOB_EMPTY: usize = 15;
 /// 1: the state of connections is in a hash by socket address, and cookies are made by a program of their own; 0: it is
 /// in the sockets' storage.
 pub const KNOB_STATE_IN_HASH: usize = 16;
+/// Bytes waiting in the ring for payload from which on a submit wakes the reader.
+pub const KNOB_PAYLOAD_WAKE_BYTES: usize = 17;
 /// Entries of the array.
-pub const KNOB_COUNT: usize = 17;
+pub const KNOB_COUNT: usize = 18;

@@ -23,11 +23,13 @@ pub enum Kind {
     Forward = 7,
     /// First datagram between a UDP socket and a peer; body [`UdpRecord`].
     Udp = 8,
+    /// Payload of one packet that is read for requests; body [`PayloadRecord`], then bytes. In a ring of its own.
+    Payload = 9,
 }
 
 impl Kind {
     /// Every kind, in wire order.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Established,
         Kind::Sample,
         Kind::Closed,
@@ -36,6 +38,7 @@ impl Kind {
         Kind::Hop,
         Kind::Forward,
         Kind::Udp,
+        Kind::Payload,
     ];
 
     /// The kind of a wire value, if there is one.
@@ -58,10 +61,11 @@ impl Kind {
             Kind::Hop => "hop",
             Kind::Forward => "forward",
             Kind::Udp => "udp",
+            Kind::Payload => "payload",
         }
     }
 
-    /// Size in bytes of a whole record of this kind, header included.
+    /// Size in bytes of a whole record of this kind, header included; of a payload record, without its bytes.
     pub const fn size(self) -> usize {
         match self {
             Kind::Established | Kind::Sample | Kind::Closed => size_of::<FlowRecord>(),
@@ -70,6 +74,7 @@ impl Kind {
             Kind::Hop => size_of::<HopRecord>(),
             Kind::Forward => size_of::<ForwardRecord>(),
             Kind::Udp => size_of::<UdpRecord>(),
+            Kind::Payload => size_of::<PayloadRecord>(),
         }
     }
 }
@@ -395,6 +400,65 @@ pub struct UdpRecord {
 /// What the programs keep of a connection: its record, and five words of their own.
 pub const CONN_BYTES: usize = size_of::<FlowRecord>() + 5 * 8;
 
+/// A packet of a connection whose requests are read: where it lies in its stream, and how much of it follows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PayloadRecord {
+    /// Header of kind `Payload`; its length includes the room for bytes behind this struct.
+    pub header: Header,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Sequence number of the first byte.
+    pub sequence: u32,
+    /// Payload bytes of the packet.
+    pub payload: u32,
+    /// Bytes of it that follow this struct.
+    pub captured: u16,
+    /// [`Application`] as its wire value.
+    pub application: u8,
+    /// 1: towards who opened the connection; 2: from there.
+    pub side: u8,
+    /// 1: sent by the local socket; 2: received.
+    pub direction: u8,
+    /// [`Begins`] as its wire value.
+    pub begins: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// What the first bytes of a connection say it carries. Wire values of [`PayloadRecord::application`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Application {
+    /// Too few bytes to tell.
+    Unknown = 0,
+    /// HTTP/1.
+    Http = 1,
+    /// TLS: its first message alone is read.
+    Tls = 2,
+    /// DNS over TCP, messages behind their length.
+    Dns = 3,
+}
+
+/// Whether a packet is the first of its direction. Wire values of [`PayloadRecord::begins`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Begins {
+    /// It is not, or it came before the first.
+    No = 0,
+    /// It begins the stream.
+    Stream = 1,
+    /// What came before it was not seen: the socket is older than the programs, or its first data came with the handshake.
+    Sight = 2,
+}
+
+/// Bytes of a packet that are copied at most towards a server: a request's head with its cookies.
+pub const PAYLOAD_TO_SERVER: usize = 2048;
+/// Bytes of a packet that are copied at most towards a client: a response's head.
+pub const PAYLOAD_TO_CLIENT: usize = 512;
+/// Room of the records of most packets of requests and acknowledgements of them.
+pub const PAYLOAD_SMALL: usize = 192;
+
 /// Largest record.
 pub const MAX_RECORD: usize = size_of::<FlowRecord>();
 
@@ -413,4 +477,5 @@ const _: () = {
     assert!(size_of::<UdpKey>() == 32);
     assert!(size_of::<UdpRecord>() == 16 + 32 + 40 + 40 + 8);
     assert!(size_of::<UdpCounters>() == 48);
+    assert!(size_of::<PayloadRecord>() == 16 + 8 + 8 + 8);
 };

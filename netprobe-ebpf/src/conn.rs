@@ -95,6 +95,15 @@ fn to_own_listener(key: &FlowKey) -> bool {
         && is_loopback(&key.remote_addr)
 }
 
+/// Whether a connection older than the programs is one with the agent's own listener.
+#[inline(always)]
+pub fn is_own(key: &FlowKey) -> bool {
+    knob(KNOB_OWN_TGID) != 0
+        && (to_own_listener(key)
+            || (knob(KNOB_OWN_PORT) == u64::from(key.local_port)
+                && knob(KNOB_OWN_NETNS) == u64::from(key.netns)))
+}
+
 /// `::1` or `::ffff:127.0.0.0/104`.
 #[inline(always)]
 fn is_loopback(address: &[u8; 16]) -> bool {
@@ -253,11 +262,7 @@ pub unsafe fn adopt<'a>(sk: Sock) -> Option<&'a mut Conn> {
         conn.told_sent = sent;
         conn.told_received = received;
         let key = &conn.record.key;
-        if knob(KNOB_OWN_TGID) != 0
-            && (to_own_listener(key)
-                || (knob(KNOB_OWN_PORT) == u64::from(key.local_port)
-                    && knob(KNOB_OWN_NETNS) == u64::from(key.netns)))
-        {
+        if is_own(key) {
             conn.record.flags |= flow_flags::EXCLUDED;
         }
         if filter::excluded_older(key) {

@@ -1,17 +1,24 @@
 //! The only place that writes to the ring and counts what did not fit.
 
-use aya_ebpf::bindings::{BPF_NOEXIST as NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_NOEXIST as NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::bpf_skb_load_bytes,
+    maps::RingBuf,
+    programs::SkBuffContext,
+};
 use netprobe_common::{
     AcceptRecord, ConnectFailedRecord, FORCED_WAKEUPS, FlowRecord, ForwardRecord, Header, HopRecord,
-    KNOB_WAKE_BYTES, Kind, LOST_BYTES_RECEIVED, LOST_BYTES_SENT, LOST_OVERFLOW_FULL, LOST_UNNAMED,
-    OVERFLOWED, UdpRecord, WIRE_VERSION, lost_ring_full, seen,
+    KNOB_PAYLOAD_WAKE_BYTES, KNOB_WAKE_BYTES, Kind, LOST_BYTES_RECEIVED, LOST_BYTES_SENT, LOST_OVERFLOW_FULL,
+    LOST_UNNAMED, OVERFLOWED, PayloadRecord, READ_FAULT, UdpRecord, WIRE_VERSION, lost_ring_full, seen,
 };
 
 use crate::{
     conn::Conn,
     count,
     kernel::tcp,
-    maps::{OVERFLOW, RECORDS},
+    maps::{OVERFLOW, PAYLOADS, RECORDS},
+    payload::Payload,
     values::knob,
 };
 
@@ -76,6 +83,54 @@ pub fn publish_in_place<R: Record + 'static>(
     true
 }
 
+/// A payload record and room for its bytes.
+#[repr(C)]
+struct WithRoom<const N: usize> {
+    record: PayloadRecord,
+    bytes: [u8; N],
+}
+
+/// Publishes a packet's payload, up to `N` bytes of it, in the ring for payload. Made in the ring itself; of the room,
+/// what is not written is what was there before: the agent looks at the captured bytes alone.
+#[inline(always)]
+pub fn publish_payload<const N: usize>(
+    ctx: &SkBuffContext,
+    packet: &Payload,
+    now: u64,
+    fill: impl FnOnce(&mut PayloadRecord),
+) {
+    count::one(seen(Kind::Payload));
+    let Some(mut entry) = PAYLOADS.reserve::<WithRoom<N>>(0) else {
+        count::one(lost_ring_full(Kind::Payload));
+        return;
+    };
+    let room = entry.as_mut_ptr();
+    // The verifier wants to see that it is neither none nor too many; the compiler knows, and would take the tests away.
+    let captured = unknown(packet.len.into()).clamp(1, N as u64);
+    // SAFETY: the reserved memory is as large as the struct; the record is written whole before it is used, and the
+    // helper writes at most the room.
+    let loaded = unsafe {
+        core::ptr::write_bytes(&raw mut (*room).record, 0, 1);
+        let record = &mut (*room).record;
+        fill(record);
+        record.header = header::<WithRoom<N>>(Kind::Payload, now);
+        record.captured = captured as u16;
+        bpf_skb_load_bytes(
+            ctx.as_ptr(),
+            packet.offset,
+            (&raw mut (*room).bytes).cast(),
+            captured as u32,
+        )
+    };
+    if loaded != 0 {
+        // What is there of the packet is told; none of its bytes.
+        count::one(READ_FAULT);
+        // SAFETY: as above.
+        unsafe { (*room).record.captured = 0 };
+    }
+    entry.submit(wakeup_of(&PAYLOADS, knob(KNOB_PAYLOAD_WAKE_BYTES)));
+}
+
 /// Publishes the final record of a connection: ring, else overflow hash, else lost-bytes counters.
 ///
 /// The header in the socket's storage is only ever written here: others may copy the record at the same time.
@@ -126,10 +181,23 @@ fn header<R>(kind: Kind, now: u64) -> Header {
     }
 }
 
-/// The reader sleeps on a timer; it is woken early only when the ring fills up.
+/// The same value, of which the compiler forgets what it knows.
+#[inline(always)]
+fn unknown(mut value: u64) -> u64 {
+    // SAFETY: changes nothing.
+    unsafe { core::arch::asm!("{value} += 0", value = inout(reg) value) };
+    value
+}
+
 #[inline(always)]
 fn wakeup() -> u64 {
-    if RECORDS.query(BPF_RB_AVAIL_DATA.into()) >= knob(KNOB_WAKE_BYTES) {
+    wakeup_of(&RECORDS, knob(KNOB_WAKE_BYTES))
+}
+
+/// The reader sleeps on a timer; it is woken early only when a ring fills up.
+#[inline(always)]
+fn wakeup_of(ring: &RingBuf, from: u64) -> u64 {
+    if ring.query(BPF_RB_AVAIL_DATA.into()) >= from {
         count::one(FORCED_WAKEUPS);
         BPF_RB_FORCE_WAKEUP.into()
     } else {

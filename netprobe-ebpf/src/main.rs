@@ -18,6 +18,7 @@ mod hooks;
 mod kernel;
 mod maps;
 mod nat;
+mod payload;
 mod store;
 mod udp;
 mod values;

@@ -8,7 +8,9 @@ use aya_ebpf::{
 };
 use netprobe_common::{COUNTERS as COUNTER_COUNT, FlowKey, FlowRecord, UdpCounters, UdpKey};
 
-use crate::{accept::Early, conn::Conn, hooks::connect_return::ConnectCall, nat::Handshake, udp::Peer};
+use crate::{
+    accept::Early, conn::Conn, hooks::connect_return::ConnectCall, nat::Handshake, payload::Talk, udp::Peer,
+};
 
 /// The one way of records to the agent. The agent sets the size (`probe.ring_bytes`) before load.
 #[map]
@@ -31,6 +33,15 @@ pub static NEW_CONN: Array<Conn> = Array::with_max_entries(1, 0);
 /// bytes go into the lost-bytes counters.
 #[map]
 pub static OVERFLOW: HashMap<u64, FlowRecord> = HashMap::with_max_entries(8192, 0);
+
+/// Payload for requests, apart from the records of flows: a flood of requests must not push those out. The agent sets the
+/// size (`probe.payload_ring_bytes`) before load.
+#[map]
+pub static PAYLOADS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// What is known of each socket that moved payload, for the payload hooks alone.
+#[btf_map]
+pub static TALKS: SkStorage<Talk> = SkStorage::new();
 
 /// See `netprobe_common::counters`.
 #[map]

@@ -20,6 +20,7 @@ mod privilege;
 mod process;
 mod programs;
 mod prometheus;
+mod requests;
 mod retransmit;
 mod ring;
 mod rules;
@@ -103,6 +104,7 @@ pub(crate) fn all() -> Vec<Case> {
         process::CASES,
         older::CASES,
         udp::CASES,
+        requests::CASES,
         retransmit::CASES,
         filters::CASES,
         stream::CASES,

@@ -38,7 +38,7 @@ pub(crate) const CASES: &[Case] = &[
 pub(super) struct Daemon(Child);
 
 impl Daemon {
-    fn start(lab: &Lab, netns: &str, command: &mut Command) -> Result<Self> {
+    pub(super) fn start(lab: &Lab, netns: &str, command: &mut Command) -> Result<Self> {
         let child = tools::within(&lab.path(netns), || {
             command
                 .stdin(Stdio::null())
@@ -68,14 +68,14 @@ impl Drop for Daemon {
     }
 }
 
-fn program(name: &str) -> Result<Command> {
+pub(super) fn program(name: &str) -> Result<Command> {
     Ok(Command::new(
         tools::find(name).with_context(|| format!("{name} is not installed"))?,
     ))
 }
 
 /// Waits until somebody listens there.
-fn listening(lab: &Lab, netns: &str, at: SocketAddr) -> Result<()> {
+pub(super) fn listening(lab: &Lab, netns: &str, at: SocketAddr) -> Result<()> {
     let port = format!(":{}", at.port());
     wait_for(&format!("a listener on {at}"), PATIENCE, || {
         let text = lab.run(netns, "ss", &["-tlnH"]).ok()?;

@@ -63,7 +63,7 @@ fn whole() -> Result<()> {
             let digest = Sha256::digest(id.as_bytes());
             let trace: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
             ensure!(
-                event.trace_id == trace,
+                event.trace_origin == "propagated" || event.trace_id == trace,
                 "trace_id {} is not the one of {id}",
                 event.trace_id
             );

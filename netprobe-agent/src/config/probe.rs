@@ -18,6 +18,9 @@ pub struct ProbeConfig {
     /// Size of the ring buffer between kernel and agent: a power of two from 65536 (64 KiB) to 1073741824 (1 GiB).
     #[schema(value_type = u32)]
     pub ring_bytes: RingBytes,
+    /// Size of the second ring buffer, for payload that requests are read from: as ring_bytes.
+    #[schema(value_type = u32)]
+    pub payload_ring_bytes: RingBytes,
     /// Longest time a record waits in the ring before the agent reads it: 1ms to 1s.
     #[schema(value_type = String)]
     #[serde(deserialize_with = "drain_interval")]
@@ -62,6 +65,7 @@ impl Default for ProbeConfig {
         ProbeConfig {
             methods: BTreeMap::new(),
             ring_bytes: RingBytes::default(),
+            payload_ring_bytes: RingBytes::default(),
             drain_interval: Period::millis(10),
             sample_interval: Period::seconds(1),
             ports_only: Vec::new(),

@@ -9,6 +9,14 @@ use super::{route::RoutePattern, value::at_least_one};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RequestsConfig {
+    /// Whether requests are read.
+    pub enabled: bool,
+    /// Most connections whose payload is read at a time, at least 1; beyond it, what was silent for longest is let go of.
+    #[serde(deserialize_with = "at_least_one")]
+    pub max_connections: usize,
+    /// Most bytes that reading them takes, all together, at least 1; beyond it, the same.
+    #[serde(deserialize_with = "at_least_one")]
+    pub max_bytes: usize,
     /// Headers that hold a request id, the first that is there wins. A value that is longer than 128 characters or
     /// has other than visible ASCII is not kept.
     #[serde(deserialize_with = "header_names")]
@@ -26,6 +34,9 @@ pub struct RequestsConfig {
 impl Default for RequestsConfig {
     fn default() -> Self {
         RequestsConfig {
+            enabled: true,
+            max_connections: 65_536,
+            max_bytes: 64 << 20,
             id_headers: vec!["x-request-id".to_owned()],
             routes: Vec::new(),
             max_routes: 100,

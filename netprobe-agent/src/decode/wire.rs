@@ -1,7 +1,7 @@
 //! The one place that looks at bytes as wire structs, with the proof that this is sound.
 
 use netprobe_common::{
-    AcceptRecord, ConnectFailedRecord, FlowRecord, ForwardRecord, Header, HopRecord, UdpRecord,
+    AcceptRecord, ConnectFailedRecord, FlowRecord, ForwardRecord, Header, HopRecord, PayloadRecord, UdpRecord,
 };
 
 use super::Reject;
@@ -27,7 +27,8 @@ wire!(
     ConnectFailedRecord,
     HopRecord,
     ForwardRecord,
-    UdpRecord
+    UdpRecord,
+    PayloadRecord
 );
 
 /// The bytes as a struct, in place.

@@ -71,6 +71,18 @@ pub fn of_connection(connection_id: &str) -> (TraceId, SpanId) {
     (TraceId(trace), SpanId(span))
 }
 
+/// Span of one request of a connection: it began at `began_ns` of the monotonic clock and is the `number`th told of it.
+pub fn span_of(connection_id: &str, began_ns: u64, number: u64) -> SpanId {
+    let hash = Sha256::new()
+        .chain_update(connection_id.as_bytes())
+        .chain_update(began_ns.to_be_bytes())
+        .chain_update(number.to_be_bytes())
+        .finalize();
+    let mut span = [0; 8];
+    span.copy_from_slice(&hash[..8]);
+    SpanId(span)
+}
+
 macro_rules! hex_id {
     ($(#[$meta:meta])* $name:ident, $bytes:literal) => {
         $(#[$meta])*

@@ -118,14 +118,19 @@ impl Maker {
             event.started_at = Some(self.wall.at(live.started_ns));
             event.elapsed_ms = Some(until_ns.saturating_sub(live.started_ns) as f64 / 1e6);
         }
-        event.protocol = Some(Protocol::Tcp);
         event.flags = live.flags;
-        self.place(&mut event, live);
-        self.who(&mut event, live);
+        self.about(&mut event, live);
         let totals = live.charged();
         event.bytes_sent = Some(totals.sent);
         event.bytes_received = Some(totals.received);
         event
+    }
+
+    /// What every event about a TCP connection says of it: where it is, and whose.
+    pub fn about(&self, event: &mut Event, live: &Live) {
+        event.protocol = Some(Protocol::Tcp);
+        self.place(event, live);
+        self.who(event, live);
     }
 
     /// Addresses before and after translation.

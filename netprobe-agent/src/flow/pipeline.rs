@@ -166,9 +166,10 @@ impl Pipeline {
             Default::default()
         };
         let overflowed = ring.overflowed().unwrap_or_else(broken);
-        match (ring.lost(Kind::Hop), ring.lost(Kind::Accept)) {
-            (Ok(hops), Ok(accepts)) => state.lost(hops, accepts, monotonic_ns()),
-            (Err(error), _) | (_, Err(error)) => {
+        let lost = [Kind::Hop, Kind::Accept, Kind::Payload].map(|kind| ring.lost(kind));
+        match lost {
+            [Ok(hops), Ok(accepts), Ok(payloads)] => state.lost(hops, accepts, payloads, monotonic_ns()),
+            [Err(error), ..] | [_, Err(error), _] | [.., Err(error)] => {
                 tracing::error!("the kernel side's counters cannot be read: {error}");
             }
         }

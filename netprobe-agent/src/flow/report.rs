@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::state::State;
+use super::{payload::Reader, state::State};
 use crate::{
     event::EventKind,
     kernel::{
@@ -146,6 +146,14 @@ impl Reporter {
             entries: Some(state.forwards.len() as u64),
             capacity: state.max_flows() as u64,
         });
+        maps.extend(state.reader().map(|reader| {
+            let (entries, capacity) = reader.connections();
+            MapReport {
+                name: "request_table".to_owned(),
+                entries: Some(entries as u64),
+                capacity: capacity as u64,
+            }
+        }));
         maps
     }
 }
@@ -220,6 +228,7 @@ fn own_counters(state: &State) -> BTreeMap<String, u64> {
     ]
     .into_iter()
     .map(|(name, count)| (name.to_owned(), count))
+    .chain(state.reader().map(Reader::counters).unwrap_or_default())
     .collect()
 }
 

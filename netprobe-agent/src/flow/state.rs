@@ -5,6 +5,7 @@ mod datagrams;
 mod forwarded;
 mod observe;
 mod older;
+mod payloads;
 mod reconcile;
 
 use std::{
@@ -24,6 +25,7 @@ use super::{
     live::Live,
     losses::Losses,
     nat::NatTable,
+    payload::Reader,
     process::ProcessCache,
     takeover::Takeover,
     timers::{Due, Timers},
@@ -84,6 +86,8 @@ pub struct State {
     /// Counts of this stage.
     pub counters: StageCounters,
     observer: Arc<dyn Observer>,
+    /// Reads requests; `None`: they are not read.
+    reader: Option<Box<dyn Reader>>,
     timers: Timers,
     accepts: HashMap<u64, AcceptRecord>,
     /// When accept records were lost.
@@ -112,6 +116,7 @@ impl State {
             fanout,
             counters: StageCounters::default(),
             observer,
+            reader: None,
             timers: Timers::default(),
             accepts: HashMap::new(),
             accept_losses: Losses::default(),
@@ -134,6 +139,9 @@ impl State {
             Ok(Record::Hop(record)) => self.hop(record),
             Ok(Record::Forward(record)) => self.forwarded(record),
             Ok(Record::Udp(record)) => self.udp_begun(record),
+            Ok(Record::Payload(record, payload)) => {
+                self.with_reader(None, |reader, flows| reader.packet(record, payload, flows));
+            }
             Err(reject) => self.reject(bytes, reject),
         }
     }
@@ -148,11 +156,12 @@ impl State {
         );
     }
 
-    /// Takes the numbers of hop and accept records lost so far. To be told before any record is taken that was made after
-    /// one of them was lost.
-    pub fn lost(&mut self, hops: u64, accepts: u64, now_ns: u64) {
+    /// Takes the numbers of hop, accept and payload records lost so far. To be told before any record is taken that was
+    /// made after one of them was lost.
+    pub fn lost(&mut self, hops: u64, accepts: u64, payloads: u64, now_ns: u64) {
         self.nat.losses.read(hops, now_ns);
         self.accept_losses.read(accepts, now_ns);
+        self.with_reader(None, |reader, _| reader.lost(payloads, now_ns));
     }
 
     /// Leaves out what the first `steps` of [`STEPS`] name.
@@ -227,6 +236,7 @@ impl State {
         const LOSSES_NS: u64 = 3_600_000_000_000;
         self.observer.tick();
         self.nat.expire(now_ns);
+        self.with_reader(None, |reader, _| reader.tick(now_ns));
         self.counters.forward_ends_forgotten += self.forwards.expire(now_ns, self.takeover.is_some());
         self.accept_losses.forget(now_ns.saturating_sub(LOSSES_NS));
         let (before, given_up_ns) = (self.accepts.len(), &mut self.accepts_given_up_ns);
@@ -242,6 +252,7 @@ impl State {
 
     /// Tells live connections that the agent stops.
     pub fn stop(&mut self, now_ns: u64) {
+        self.with_reader(None, |reader, flows| reader.stop(now_ns, flows));
         let mut events: Vec<Event> = self
             .table
             .values()

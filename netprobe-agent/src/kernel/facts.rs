@@ -7,7 +7,14 @@ use netprobe_common::*;
 pub const STATE_IN_HASH: &str = "tp_btf+hash";
 
 /// Methods, by fact, whose programs keep something in the socket's own storage.
-pub const IN_STORAGE: &[(&str, &str)] = &[("lifecycle", "tp_btf"), ("udp", "tp_btf+cgroup")];
+pub const IN_STORAGE: &[(&str, &str)] = &[
+    ("lifecycle", "tp_btf"),
+    ("udp", "tp_btf+cgroup"),
+    (REQUESTS, "cgroup_skb"),
+];
+
+/// The fact that requests are made of.
+pub const REQUESTS: &str = "requests";
 
 const FEW_RETURNS: &str =
     "the kernel keeps room for few returns at once: while many calls block, some are missed";
@@ -29,6 +36,10 @@ pub enum Attach {
     CgroupSockAddr,
     /// Connects and handshakes done, at the root of cgroup v2.
     SockOps,
+    /// Packets that local sockets send, at the root of cgroup v2.
+    PacketOut,
+    /// Packets that local sockets get, at the root of cgroup v2.
+    PacketIn,
 }
 
 /// A program of the BPF object and where it goes.
@@ -446,6 +457,26 @@ pub static FACTS: &[Fact] = &[
                 limits: "connections shorter than the polling interval are missed",
             },
         ],
+    },
+    Fact {
+        name: REQUESTS,
+        required: false,
+        methods: &[Method {
+            name: "cgroup_skb",
+            hooks: &[
+                Hook {
+                    program: "packet_out",
+                    attach: Attach::PacketOut,
+                },
+                Hook {
+                    program: "packet_in",
+                    attach: Attach::PacketIn,
+                },
+            ],
+            members: &[],
+            floor: "5.10",
+            limits: "",
+        }],
     },
     Fact {
         name: "older_connections",

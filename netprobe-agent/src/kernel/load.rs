@@ -12,7 +12,7 @@ use std::{
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{CgroupAttachMode, Program, ProgramError},
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
 };
 use netprobe_common::*;
 
@@ -33,7 +33,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPROBE_BPF_OBJECT"));
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 /// As a method in `probe.methods`: nothing is attached for this fact.
-const OFF: &str = "off";
+pub const OFF: &str = "off";
 const LIFECYCLE: &str = "lifecycle";
 /// Connections that can be followed at once where their state is in a hash. Half a KiB of kernel memory each while it lives,
 /// 16 bytes each from the start.
@@ -346,6 +346,16 @@ impl Kernel {
                 program.load()?;
                 program.attach(std::fs::File::open(root)?, CgroupAttachMode::Single)?;
             }
+            (attach @ (Attach::PacketOut | Attach::PacketIn), Program::CgroupSkb(program)) => {
+                let root = std::fs::File::open(cgroup_root()?)?;
+                let way = if attach == Attach::PacketOut {
+                    CgroupSkbAttachType::Egress
+                } else {
+                    CgroupSkbAttachType::Ingress
+                };
+                program.load()?;
+                program.attach(root, way, CgroupAttachMode::Single)?;
+            }
             _ => return Err(ProgramError::UnexpectedProgramType),
         }
         Ok(())
@@ -372,7 +382,8 @@ impl Kernel {
             .verifier_log_level(VerifierLogLevel::DEBUG | VerifierLogLevel::STATS)
             .override_global("OFFSETS", &offsets, true)
             .override_global("KNOBS", &knobs, true)
-            .map_max_entries("RECORDS", config.ring_bytes.get());
+            .map_max_entries("RECORDS", config.ring_bytes.get())
+            .map_max_entries("PAYLOADS", config.payload_ring_bytes.get());
         let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&error))?;
         filter::fill(&mut ebpf, config)?;
         Ok(ebpf)
@@ -389,6 +400,7 @@ impl Kernel {
         }
         knobs[KNOB_SAMPLE_NS] = config.sample_interval.0.as_nanos() as u64;
         knobs[KNOB_WAKE_BYTES] = u64::from(config.ring_bytes.get()) / 2;
+        knobs[KNOB_PAYLOAD_WAKE_BYTES] = u64::from(config.payload_ring_bytes.get()) / 2;
         knobs[KNOB_PORT_FILTER] = filter::mode(&config.ports_only, &config.ports_except);
         knobs[KNOB_CIDR_FILTER] = filter::mode(&config.cidrs_only, &config.cidrs_except);
         knobs[KNOB_HOPS_AT_QUEUE] = u64::from(method("nat") != Some("kprobe"));

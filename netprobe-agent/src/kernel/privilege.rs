@@ -9,7 +9,9 @@ use super::facts::Attach;
 pub fn missing(attach: Attach) -> Option<&'static str> {
     let held = capabilities(None).ok()?.effective;
     let (needed, name) = match attach {
-        Attach::CgroupSockAddr | Attach::SockOps => (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+        Attach::CgroupSockAddr | Attach::SockOps | Attach::PacketOut | Attach::PacketIn => {
+            (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN")
+        }
         _ => (CapabilitySet::PERFMON, "CAP_PERFMON"),
     };
     // The old capability that contains both, for BPF.

@@ -1,5 +1,7 @@
 //! Why the kernel refused a program, in one line.
 
+use std::io;
+
 use aya::programs::ProgramError;
 
 use super::{
@@ -55,6 +57,12 @@ pub fn explain(error: &ProgramError, hook: &Hook) -> String {
     let mut text = io.to_string();
     let mut cause = std::error::Error::source(io);
     while let Some(inner) = cause {
+        let errno = inner
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error);
+        if let (Some(libc::EPERM), Some(missing)) = (errno, privilege::missing(hook.attach)) {
+            return format!("{missing} is missing (EPERM)");
+        }
         let inner_text = inner.to_string();
         if !text.contains(&inner_text) {
             text = format!("{text}: {inner_text}");

@@ -57,6 +57,10 @@ impl Series {
 
     /// Counts what a final flow event says once and for all.
     pub(super) fn consume(&mut self, event: &Event, now_ms: u64) {
+        if let Some(request) = &event.request {
+            self.count_request(event, request, now_ms);
+            return;
+        }
         let Some(flow) = event.flow.as_ref().filter(|flow| flow.state.is_final()) else {
             return;
         };

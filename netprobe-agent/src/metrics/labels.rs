@@ -30,14 +30,16 @@ impl Bounds {
     pub(super) const PAIR: Bounds = Bounds(1 << 2);
     pub(super) const ERROR: Bounds = Bounds(1 << 3);
     pub(super) const METHOD: Bounds = Bounds(1 << 4);
+    pub(super) const ROUTE: Bounds = Bounds(1 << 5);
 
     /// Names in the metric.
-    pub(super) const NAMES: [(Bounds, &'static str); 5] = [
+    pub(super) const NAMES: [(Bounds, &'static str); 6] = [
         (Bounds::SERVICE, "service"),
         (Bounds::PEER, "peer"),
         (Bounds::PAIR, "service,peer"),
         (Bounds::ERROR, "error_type"),
         (Bounds::METHOD, "method"),
+        (Bounds::ROUTE, "route"),
     ];
 
     pub(super) const fn contains(self, bound: Bounds) -> bool {
@@ -61,6 +63,11 @@ pub(super) struct Labels {
     services: Bounded,
     errors: Bounded,
     methods: Bounded,
+    /// Of requests, not of the probe.
+    request_methods: Bounded,
+    /// By service.
+    routes: HashMap<Arc<str>, Bounded>,
+    max_values: usize,
     peers: Peers,
     pairs: HashSet<(Arc<str>, Arc<str>)>,
     max_pairs: usize,
@@ -78,6 +85,9 @@ impl Labels {
             services: Bounded::new(config.max_services),
             errors: Bounded::new(config.max_values),
             methods: Bounded::new(config.max_values),
+            request_methods: Bounded::new(config.max_values),
+            routes: HashMap::new(),
+            max_values: config.max_values,
             peers: Peers::new(config),
             pairs: HashSet::new(),
             max_pairs: config.max_pairs,
@@ -99,6 +109,19 @@ impl Labels {
 
     pub(super) fn method(&mut self, method: &str) -> (Arc<str>, Bounds) {
         self.methods.admit(method, Bounds::METHOD)
+    }
+
+    pub(super) fn request_method(&mut self, method: &str) -> (Arc<str>, Bounds) {
+        self.request_methods.admit(method, Bounds::METHOD)
+    }
+
+    /// The label of a route: each service has its own room.
+    pub(super) fn route(&mut self, service: Option<&str>, route: &str) -> (Arc<str>, Bounds) {
+        let (service, bounds) = self.service(service);
+        let most = self.max_values;
+        let routes = self.routes.entry(service).or_insert_with(|| Bounded::new(most));
+        let (route, met) = routes.admit(route, Bounds::ROUTE);
+        (route, bounds.and(met))
     }
 
     /// The labels `service` and `peer` of a flow, and the bounds met.
@@ -130,7 +153,8 @@ impl Labels {
     ) {
         let peers: HashSet<&Arc<str>> = pairs.iter().map(|(_, peer)| peer).collect();
         self.pairs.retain(|pair| pairs.contains(pair));
-        self.services.values.retain(is_service);
+        self.services.values.retain(&is_service);
+        self.routes.retain(|service, _| is_service(service));
         self.peers.addresses.retain(|_, name| peers.contains(name));
         self.peers.networks.retain(|_, name| peers.contains(name));
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     histogram::{Exemplar, Histogram},
+    requests::Routes,
     window::{Rates, Window},
 };
 use crate::event::{FlowRole, Nanos, TraceId};
@@ -43,6 +44,7 @@ pub(super) struct Totals {
     pub(super) retransmits: u64,
     pub(super) timeouts: u64,
     pub(super) retries: u64,
+    pub(super) requests: Routes,
 }
 
 /// What tells clients and servers apart.
@@ -61,6 +63,7 @@ pub(super) struct Recent {
     pub(super) connect: Window,
     pub(super) rtt: Window,
     pub(super) accept_wait: Window,
+    pub(super) request: Window,
 }
 
 /// Index of what tells clients and servers apart. Forwarded connections have no such series.
@@ -112,7 +115,12 @@ impl Pair {
 
 impl Recent {
     fn forget(&mut self, now_ms: u64) -> bool {
-        let windows = [&mut self.connect, &mut self.rtt, &mut self.accept_wait];
+        let windows = [
+            &mut self.connect,
+            &mut self.rtt,
+            &mut self.accept_wait,
+            &mut self.request,
+        ];
         let windows = windows.map(|window| window.forget(now_ms));
         self.rates.forget(now_ms) || windows.contains(&true)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::page::{Kind, Page, Value};
-use crate::probe_report::{BYTE_DISAGREEMENTS, ProbeReport};
+use crate::probe_report::{BYTE_DISAGREEMENTS, OPAQUE_TLS, ProbeReport};
 
 pub(super) type Series<'a, V> = Vec<(Vec<(&'static str, &'a str)>, V)>;
 
@@ -186,10 +186,19 @@ impl Writer<'_> {
             "Flows whose sum of calls and kernel counters differ beyond what is explained",
             disagreements.into_iter().map(|count| (vec![], *count)).collect(),
         );
+        let opaque = report.counters.get(OPAQUE_TLS);
+        self.counters(
+            "requests_opaque",
+            "Connections whose requests cannot be read, by the library that encrypts them",
+            opaque
+                .into_iter()
+                .map(|count| (vec![("library", "unknown")], *count))
+                .collect(),
+        );
         let others = report
             .counters
             .iter()
-            .filter(|(name, _)| name.as_str() != BYTE_DISAGREEMENTS);
+            .filter(|(name, _)| ![BYTE_DISAGREEMENTS, OPAQUE_TLS].contains(&name.as_str()));
         self.counters(
             "probe_counters",
             "What else the hooks and the agent count, by name",

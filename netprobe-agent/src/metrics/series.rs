@@ -68,6 +68,7 @@ pub(super) struct Windows {
     pub(super) connect: Window,
     pub(super) rtt: Window,
     pub(super) accept_wait: Window,
+    pub(super) request: Window,
 }
 
 /// Everything counted.
@@ -239,6 +240,20 @@ impl Series {
     /// The label of an error.
     pub(super) fn error(&mut self, error: &str) -> Arc<str> {
         let (label, bounds) = self.labels.error(error);
+        self.note(bounds);
+        label
+    }
+
+    /// The label of a route of a service.
+    pub(super) fn route(&mut self, service: Option<&str>, route: &str) -> Arc<str> {
+        let (label, bounds) = self.labels.route(service, route);
+        self.note(bounds);
+        label
+    }
+
+    /// The label of a request's method.
+    pub(super) fn request_method(&mut self, method: &str) -> Arc<str> {
+        let (label, bounds) = self.labels.request_method(method);
         self.note(bounds);
         label
     }

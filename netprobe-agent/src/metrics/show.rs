@@ -12,7 +12,7 @@ use super::{
 use crate::event::{FlowRole, NatStatus};
 
 /// Roles and directions, in the order of the arrays.
-const ROLES: [&str; 2] = [FlowRole::Client.name(), FlowRole::Server.name()];
+pub(super) const ROLES: [&str; 2] = [FlowRole::Client.name(), FlowRole::Server.name()];
 const DIRECTIONS: [&str; 2] = ["sent", "received"];
 
 /// Everything counted, as of one moment: writing it takes longer than the pipeline should wait.
@@ -28,10 +28,11 @@ impl Series {
     pub(super) fn snapshot(&self, now_ms: u64) -> Snapshot {
         let windows = &self.windows;
         let mut scratch = Scratch::new();
-        let named: [(&str, &Window); 3] = [
+        let named: [(&str, &Window); 4] = [
             ("connect", &windows.connect),
             ("rtt", &windows.rtt),
             ("accept_wait", &windows.accept_wait),
+            ("request", &windows.request),
         ];
         let mut quantiles = Vec::new();
         for (metric, window) in named {
@@ -63,6 +64,7 @@ impl Snapshot {
         self.pairs.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         self.connects(page);
         self.traffic(page);
+        self.requests(page);
         self.of_services(page);
         self.of_host(page);
         page.family(
@@ -227,7 +229,7 @@ impl Snapshot {
         }
     }
 
-    fn pairs(&self) -> impl Iterator<Item = (&str, &str, &Totals)> {
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str, &Totals)> {
         self.pairs
             .iter()
             .map(|((service, peer), totals)| (&**service, &**peer, totals))

@@ -52,10 +52,12 @@ impl Counters {
     pub fn lost(&self) -> Vec<LossReport> {
         let full: u64 = Kind::ALL
             .into_iter()
+            .filter(|kind| *kind != Kind::Payload)
             .map(|kind| self.get(wire::lost_ring_full(kind)))
             .sum();
         [
             ("ring_full", full),
+            ("payload_ring_full", self.get(wire::lost_ring_full(Kind::Payload))),
             ("overflow_full", self.get(wire::LOST_OVERFLOW_FULL)),
             ("unnamed", self.get(wire::LOST_UNNAMED)),
         ]

@@ -7,6 +7,7 @@ mod conntrack_confirm;
 mod destroy_sock;
 mod make_cookie;
 mod net_dev_queue;
+mod packet;
 mod receive_exit;
 mod receive_reset;
 mod recv_length;

@@ -164,6 +164,9 @@ impl State {
             self.observer
                 .move_active(Some((before.as_deref(), metric_role(live.role))), None);
         }
+        self.with_reader(Some(&live), |reader, flows| {
+            reader.ended(record.cookie, record.closed_ns, flows);
+        });
         let accept_known = !self.accept_losses.between(live.established_ns, record.closed_ns)
             && (active || live.established_ns > self.accepts_given_up_ns);
         let event = self.maker.closed(&live, record, accept_known);

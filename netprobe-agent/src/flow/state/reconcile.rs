@@ -38,6 +38,7 @@ impl State {
             self.counters.vanished += 1;
             self.ended.add(cookie, since_ns);
             self.announce(&mut live);
+            self.with_reader(Some(&live), |reader, flows| reader.ended(cookie, since_ns, flows));
             self.observer
                 .move_active(Some((service(&live), metric_role(live.role))), None);
             let ending = Ending {

@@ -62,7 +62,7 @@ impl Bench {
         };
         let observer = Arc::new(Counting::default());
         let mut state = State::new(&config, maker, fanout, observer.clone());
-        state.lost(0, 0, BEGIN - SECOND);
+        state.lost(0, 0, 0, BEGIN - SECOND);
         Bench {
             state,
             recent,
@@ -270,7 +270,7 @@ fn an_accept_given_up_is_not_called_unaccepted() {
 #[test]
 fn without_loss_none_and_unaccepted_are_said() {
     let mut bench = Bench::new(10);
-    bench.state.lost(0, 0, BEGIN + SECOND);
+    bench.state.lost(0, 0, 0, BEGIN + SECOND);
     bench.open_and_close(7);
     assert_eq!(bench.status(), NatStatus::None);
     bench.take(flow(Kind::Established, Role::Server, 8, BEGIN + 5));
@@ -283,7 +283,7 @@ fn without_loss_none_and_unaccepted_are_said() {
 #[test]
 fn while_hops_or_accepts_are_lost_their_absence_says_nothing() {
     let mut bench = Bench::new(10);
-    bench.state.lost(4, 1, BEGIN + 8);
+    bench.state.lost(4, 1, 0, BEGIN + 8);
     bench.open_and_close(7);
     assert_eq!(bench.status(), NatStatus::Unresolved);
     // A hop that came is told.
@@ -301,7 +301,7 @@ fn while_hops_or_accepts_are_lost_their_absence_says_nothing() {
         Some(CloseReason::Fin)
     );
     // Later connections are not in doubt.
-    bench.state.lost(4, 1, BEGIN + SECOND);
+    bench.state.lost(4, 1, 0, BEGIN + SECOND);
     let mut later = flow(Kind::Established, Role::Client, 10, BEGIN + 3 * SECOND);
     (later.started_ns, later.established_ns) = (BEGIN + 2 * SECOND, BEGIN + 3 * SECOND);
     bench.take(later);

@@ -1,0 +1,46 @@
+//! Payload of connections, handed to whoever reads requests, with the connections it belongs to.
+
+use super::{
+    super::{
+        live::Live,
+        payload::{Flows, Reader},
+    },
+    State,
+};
+
+impl State {
+    /// Has a reader look at what connections carry.
+    pub fn read_requests(&mut self, reader: Box<dyn Reader>) {
+        self.reader = Some(reader);
+    }
+
+    /// The reader of requests, if there is one.
+    pub fn reader(&self) -> Option<&dyn Reader> {
+        self.reader.as_deref()
+    }
+
+    /// Lets the reader work, with the table. `ending`: a connection that was just taken out of it.
+    pub(super) fn with_reader(
+        &mut self,
+        ending: Option<&Live>,
+        work: impl FnOnce(&mut dyn Reader, &mut Flows<'_>),
+    ) {
+        let State {
+            reader: Some(reader),
+            table,
+            maker,
+            fanout,
+            ..
+        } = self
+        else {
+            return;
+        };
+        let mut flows = Flows {
+            table,
+            ending,
+            maker,
+            fanout,
+        };
+        work(&mut **reader, &mut flows);
+    }
+}

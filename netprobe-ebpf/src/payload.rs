@@ -1,0 +1,466 @@
+//! Payload for requests: whether a connection carries something that is read, decided by its first bytes, and the copy.
+//!
+//! What is not read costs a test per packet from then on. A connection that begins under observation is decided at once; one
+//! that is older may be in the middle of a body, so it gets some packets to come to the begin of a message.
+
+use core::ptr::read_volatile;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    helpers::generated::{
+        bpf_get_socket_cookie, bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_load_bytes, bpf_tcp_sock,
+    },
+    programs::SkBuffContext,
+};
+use netprobe_common::*;
+
+use crate::{
+    conn, emit, filter,
+    kernel::{
+        clock,
+        sock::{self, state},
+    },
+    maps::TALKS,
+    store,
+    values::knob,
+};
+
+const TCP: u32 = sock::TCP as u32;
+const DNS_PORT: u16 = 53;
+const IPV6: u8 = 6;
+/// Packets with payload that an older connection may take to begin a message that is read.
+const MISSES: u32 = 256;
+/// Bytes from which on the first ones tell what a connection carries.
+const TELLING: u32 = 4;
+/// Handshake record of TLS 1.0 to 1.3, and application data of the same.
+const TLS_HANDSHAKE: [u8; 2] = [0x16, 3];
+const TLS_DATA: [u8; 2] = [0x17, 3];
+/// Bytes of a TLS record before its content.
+const TLS_HEADER: u32 = 5;
+
+/// How a message begins.
+const RESPONSE: u32 = word(*b"HTTP");
+const METHODS: [u32; 17] = [
+    word(*b"GET "),
+    word(*b"POST"),
+    word(*b"PUT "),
+    word(*b"HEAD"),
+    word(*b"DELE"),
+    word(*b"PATC"),
+    word(*b"OPTI"),
+    word(*b"CONN"),
+    word(*b"TRAC"),
+    word(*b"PROP"),
+    word(*b"REPO"),
+    word(*b"MKCO"),
+    word(*b"COPY"),
+    word(*b"MOVE"),
+    word(*b"LOCK"),
+    word(*b"UNLO"),
+    word(*b"PURG"),
+];
+
+const fn word(bytes: [u8; 4]) -> u32 {
+    u32::from_ne_bytes(bytes)
+}
+
+/// Which way a packet goes, as its index.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the socket.
+    Sent = 0,
+    /// To the socket.
+    Received = 1,
+}
+
+/// What is known of what a socket carries.
+#[repr(C)]
+pub struct Talk {
+    /// [`Application`], or [`OPAQUE`].
+    carries: u32,
+    /// Direction of requests, as [`Direction`].
+    requests: u32,
+    /// 1: older than the programs.
+    older: u32,
+    /// Packets of an older connection that begin nothing that is read, or bytes of a first TLS message yet to come.
+    left: u32,
+    /// First bytes of each direction.
+    first: [First; 2],
+}
+
+#[repr(C)]
+struct First {
+    bytes: u32,
+    have: u32,
+    /// Sequence number of the byte after them.
+    next: u32,
+    /// 1: its first packet was seen.
+    begun: u32,
+}
+
+/// Nothing of it is read.
+const OPAQUE: u32 = 255;
+const UNKNOWN: u32 = Application::Unknown as u32;
+const HTTP: u32 = Application::Http as u32;
+const TLS: u32 = Application::Tls as u32;
+const DNS: u32 = Application::Dns as u32;
+
+/// Where the payload of a packet is.
+pub struct Payload {
+    /// Of the payload in the packet.
+    pub offset: u32,
+    /// Its length.
+    pub len: u32,
+    sequence: u32,
+    direction: Direction,
+}
+
+/// Looks at a packet of a local socket.
+#[inline(always)]
+pub fn packet(ctx: &SkBuffContext, direction: Direction) {
+    // SAFETY: the context is valid; what helpers return is checked for null before it is read.
+    unsafe {
+        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return;
+        }
+        let sk = bpf_sk_fullsock(sk.cast()).cast::<bpf_sock>();
+        if sk.is_null() {
+            return;
+        }
+        if (*sk).protocol == TCP {
+            let _ = segment(ctx, sk, direction);
+        }
+    }
+}
+
+/// A TCP segment.
+///
+/// # Safety
+/// `sk` is the full socket of the context.
+#[inline(always)]
+unsafe fn segment(ctx: &SkBuffContext, sk: *mut bpf_sock, direction: Direction) -> Option<()> {
+    // SAFETY: by contract.
+    unsafe {
+        let known = talk(sk, 0);
+        if let Some(known) = &known
+            && known.carries == OPAQUE
+        {
+            return None;
+        }
+        let packet = find(ctx, direction)?;
+        if packet.len == 0 {
+            return None;
+        }
+        let talk = match known {
+            Some(talk) => talk,
+            None => begin(sk)?,
+        };
+        let begins = begin_direction(sk, talk, &packet);
+        if talk.carries == UNKNOWN {
+            decide(ctx, talk, &packet);
+        }
+        let towards_server = direction as u32 == talk.requests;
+        match talk.carries {
+            UNKNOWN if talk.older != 0 => return None,
+            OPAQUE => return None,
+            TLS => {
+                if !towards_server {
+                    return None;
+                }
+                if talk.left <= packet.len {
+                    // The last of it: published below, nothing after it.
+                    talk.carries = OPAQUE;
+                } else {
+                    talk.left -= packet.len;
+                }
+                publish(ctx, TLS, begins, &packet, true);
+                return None;
+            }
+            _ => {}
+        }
+        publish(ctx, talk.carries, begins, &packet, towards_server);
+    }
+    Some(())
+}
+
+/// Finds the payload of a TCP packet behind its headers.
+#[inline(always)]
+fn find(ctx: &SkBuffContext, direction: Direction) -> Option<Payload> {
+    let mut ip = [0u8; 20];
+    load(ctx, 0, &mut ip)?;
+    let at = if ip[0] >> 4 == IPV6 {
+        if u32::from(ip[6]) != TCP {
+            // Extension headers: rare, and not read.
+            return None;
+        }
+        40
+    } else {
+        u32::from(ip[0] & 15) * 4
+    };
+    let mut tcp = [0u8; 16];
+    load(ctx, at, &mut tcp)?;
+    let offset = at + u32::from(tcp[12] >> 4) * 4;
+    let len = ctx.len();
+    Some(Payload {
+        offset,
+        len: len.saturating_sub(offset),
+        sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
+        direction,
+    })
+}
+
+/// First payload of a socket.
+///
+/// # Safety
+/// `sk` is a full socket of the context.
+#[inline(always)]
+unsafe fn begin<'a>(sk: *mut bpf_sock) -> Option<&'a mut Talk> {
+    // SAFETY: by contract.
+    unsafe {
+        let socket_state = (*sk).state;
+        if socket_state == u32::from(state::LISTEN) {
+            // Data with the end of the handshake: its connection does not exist yet.
+            return None;
+        }
+        let talk = talk(sk, BPF_SK_STORAGE_GET_F_CREATE.into())?;
+        let ports = ((*sk).src_port as u16, u16::from_be((*sk).dst_port));
+        match store::get(sk.cast()) {
+            Some(conn) => {
+                talk.older = u32::from(conn.record.flags & flow_flags::PARTIAL != 0);
+                talk.requests = u32::from(conn.record.role == Role::Server as u8);
+                if conn.record.flags & flow_flags::EXCLUDED != 0 {
+                    talk.carries = OPAQUE;
+                }
+            }
+            None => {
+                talk.older = 1;
+                let key = key(sk);
+                if conn::is_own(&key) || filter::excluded_older(&key) {
+                    talk.carries = OPAQUE;
+                }
+            }
+        }
+        if talk.carries == UNKNOWN {
+            if ports.1 == DNS_PORT {
+                talk.carries = DNS;
+                talk.requests = Direction::Sent as u32;
+            } else if ports.0 == DNS_PORT {
+                talk.carries = DNS;
+                talk.requests = Direction::Received as u32;
+            }
+        }
+        Some(talk)
+    }
+}
+
+/// Addresses and ports of a socket. Its namespace is not to be had here before 6.18: the agent's own is taken for it, so
+/// that of connections older than the programs none with the agent's port is read.
+///
+/// # Safety
+/// `sk` is a full socket of the context.
+#[inline(always)]
+unsafe fn key(sk: *mut bpf_sock) -> FlowKey {
+    const AF_INET6: u32 = 10;
+    let mut key = FlowKey::default();
+    // SAFETY: by contract; volatile, since the verifier wants each field loaded as what it is.
+    unsafe {
+        if read_volatile(&raw const (*sk).family) == AF_INET6 {
+            let mut i = 0;
+            let local = key.local_addr.as_mut_ptr().cast::<u32>();
+            let remote = key.remote_addr.as_mut_ptr().cast::<u32>();
+            while i < 4 {
+                local
+                    .add(i)
+                    .write_unaligned(read_volatile(&raw const (*sk).src_ip6[i]));
+                remote
+                    .add(i)
+                    .write_unaligned(read_volatile(&raw const (*sk).dst_ip6[i]));
+                i += 1;
+            }
+        } else {
+            sock::map(&mut key.local_addr, read_volatile(&raw const (*sk).src_ip4));
+            sock::map(&mut key.remote_addr, read_volatile(&raw const (*sk).dst_ip4));
+        }
+        key.local_port = read_volatile(&raw const (*sk).src_port) as u16;
+        key.remote_port = u16::from_be(read_volatile(&raw const (*sk).dst_port));
+    }
+    key.netns = knob(KNOB_OWN_NETNS) as u32;
+    key
+}
+
+/// Whether the packet is the first of its direction. The kernel's own place in the stream tells: one that comes too early
+/// is not.
+///
+/// # Safety
+/// `sk` is a full socket of the context.
+#[inline(always)]
+unsafe fn begin_direction(sk: *mut bpf_sock, talk: &mut Talk, packet: &Payload) -> Begins {
+    let first = &mut talk.first[(packet.direction as u32 & 1) as usize];
+    if first.begun != 0 {
+        // Of an older connection the agent may get to know any packet first.
+        return if talk.older != 0 {
+            Begins::Sight
+        } else {
+            Begins::No
+        };
+    }
+    // SAFETY: by contract; checked for null before it is read.
+    unsafe {
+        let tcp = bpf_tcp_sock(sk);
+        if tcp.is_null() {
+            return Begins::No;
+        }
+        let next = match packet.direction {
+            Direction::Sent => (*tcp).snd_una,
+            Direction::Received if (*tcp).bytes_received != 0 => {
+                talk.older = 1;
+                packet.sequence
+            }
+            Direction::Received => (*tcp).rcv_nxt,
+        };
+        if talk.older != 0 {
+            first.begun = 1;
+            return Begins::Sight;
+        }
+        if next != packet.sequence {
+            return Begins::No;
+        }
+    }
+    first.begun = 1;
+    Begins::Stream
+}
+
+/// Takes the packet's first bytes into account.
+#[inline(always)]
+fn decide(ctx: &SkBuffContext, talk: &mut Talk, packet: &Payload) {
+    let mut bytes = [0u8; 4];
+    let Some(got) = load_first(ctx, packet, &mut bytes) else {
+        return;
+    };
+    let direction = packet.direction as u32;
+    let other = 1 - direction;
+    let (bytes, have) = if talk.older != 0 {
+        (u32::from_ne_bytes(bytes), got)
+    } else {
+        let first = &mut talk.first[(direction & 1) as usize];
+        if first.begun == 0 || (first.have != 0 && first.next != packet.sequence) {
+            // Too early, or sent again.
+            return;
+        }
+        first.bytes |= u32::from_le(u32::from_ne_bytes(bytes)) << ((first.have & 3) * 8);
+        first.have += got;
+        first.next = packet.sequence.wrapping_add(packet.len);
+        (first.bytes, first.have)
+    };
+    let two = [bytes as u8, (bytes >> 8) as u8];
+    if have >= 2 && two == TLS_HANDSHAKE {
+        if talk.older != 0 {
+            talk.carries = OPAQUE;
+            return;
+        }
+        talk.carries = TLS;
+        talk.left = tls_length(ctx, packet);
+        talk.requests = direction;
+        return;
+    }
+    if have >= TELLING {
+        if bytes == RESPONSE {
+            talk.carries = HTTP;
+            talk.requests = other;
+        } else if METHODS.contains(&bytes) {
+            talk.carries = HTTP;
+            talk.requests = direction;
+        } else if talk.older == 0 || two == TLS_DATA || talk.left >= MISSES {
+            talk.carries = OPAQUE;
+        } else {
+            talk.left += 1;
+        }
+        return;
+    }
+    let mask = (1u32 << (have * 8)) - 1;
+    let begins = |word: u32| (word ^ bytes) & mask == 0;
+    let maybe = begins(RESPONSE)
+        || begins(u32::from_ne_bytes([TLS_HANDSHAKE[0], TLS_HANDSHAKE[1], 0, 0]) & mask)
+        || METHODS.iter().any(|method| begins(*method));
+    if !maybe && talk.older == 0 {
+        talk.carries = OPAQUE;
+    }
+}
+
+/// Bytes of the TLS record that begins the packet; when the packet is too short to tell, as much as one may have.
+#[inline(always)]
+fn tls_length(ctx: &SkBuffContext, packet: &Payload) -> u32 {
+    let mut header = [0u8; TLS_HEADER as usize];
+    if packet.len < TLS_HEADER || load(ctx, packet.offset, &mut header).is_none() {
+        return PAYLOAD_TO_SERVER as u32;
+    }
+    TLS_HEADER + u32::from(u16::from_be_bytes([header[3], header[4]]))
+}
+
+/// Up to four first bytes of a packet's payload, and how many.
+#[inline(always)]
+fn load_first(ctx: &SkBuffContext, packet: &Payload, bytes: &mut [u8; 4]) -> Option<u32> {
+    if packet.len >= 4 {
+        load(ctx, packet.offset, bytes)?;
+        return Some(4);
+    }
+    let mut i = 0;
+    while i < 3 {
+        let mut one = [0u8; 1];
+        if i < packet.len {
+            load(ctx, packet.offset + i, &mut one)?;
+            bytes[i as usize] = one[0];
+        }
+        i += 1;
+    }
+    Some(packet.len)
+}
+
+/// Publishes a packet in the smallest record that has room for what is wanted of it.
+#[inline(always)]
+fn publish(ctx: &SkBuffContext, carries: u32, begins: Begins, packet: &Payload, towards_server: bool) {
+    let fill = |record: &mut PayloadRecord| {
+        // SAFETY: the helper takes this program's context.
+        record.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        record.sequence = packet.sequence;
+        record.payload = packet.len;
+        record.application = carries as u8;
+        record.side = if towards_server { 1 } else { 2 };
+        record.direction = packet.direction as u8 + 1;
+        record.begins = begins as u8;
+    };
+    let now = clock::now();
+    if packet.len <= PAYLOAD_SMALL as u32 {
+        emit::publish_payload::<PAYLOAD_SMALL>(ctx, packet, now, fill);
+    } else if !towards_server || packet.len <= PAYLOAD_TO_CLIENT as u32 {
+        emit::publish_payload::<PAYLOAD_TO_CLIENT>(ctx, packet, now, fill);
+    } else {
+        emit::publish_payload::<PAYLOAD_TO_SERVER>(ctx, packet, now, fill);
+    }
+}
+
+#[inline(always)]
+fn load<const N: usize>(ctx: &SkBuffContext, at: u32, out: &mut [u8; N]) -> Option<()> {
+    // SAFETY: the helper writes all of `out` or fails.
+    let ret = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, out.as_mut_ptr().cast(), N as u32) };
+    (ret == 0).then_some(())
+}
+
+/// # Safety
+/// `sk` is a full socket of the context.
+#[inline(always)]
+unsafe fn talk<'a>(sk: *mut bpf_sock, flags: u64) -> Option<&'a mut Talk> {
+    // SAFETY: by contract; the value lives as long as the socket.
+    unsafe {
+        bpf_sk_storage_get(
+            (&raw const TALKS).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::null_mut(),
+            flags,
+        )
+        .cast::<Talk>()
+        .as_mut()
+    }
+}
