@@ -88,7 +88,7 @@ impl Default for ArchiveConfig {
             segment_bytes: 32 << 20,
             spool_bytes: 2 << 30,
             max_age: Period::seconds(0),
-            compression: 3,
+            compression: 1,
             updates: false,
             signing_key: PathBuf::new(),
             spool_key: PathBuf::new(),

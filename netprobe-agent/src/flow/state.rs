@@ -43,6 +43,9 @@ use crate::{
 const CTNETLINK: &str = "ctnetlink";
 /// Accepts that wait for the record of their connection at most.
 const MAX_PENDING_ACCEPTS: usize = 16_384;
+/// `open` and `update` events made in one turn: a hundred thousand at once would fill the queues of the sinks, or
+/// have them lose what there is no hurry with.
+const TOLD_AT_ONCE: usize = 2_000;
 
 /// Counts of this stage.
 #[derive(Clone, Debug, Default)]
@@ -187,12 +190,12 @@ impl State {
     /// Emits what is due: `open` and `update` events.
     pub fn tick(&mut self, now_ns: u64) {
         let tells = [FlowState::Open, FlowState::Update].map(|state| self.tells(state));
-        for due in self.timers.take(now_ns) {
+        for due in self.timers.take(now_ns, TOLD_AT_ONCE) {
             let next = now_ns + self.config.update_every.0.as_nanos() as u64;
             // What is shed as an `open` event is told as one later.
             let told = |opened: bool| tells[usize::from(opened)];
-            let event = match due {
-                Due::Flow(cookie, started_ns) => {
+            let event = match &due {
+                &Due::Flow(cookie, started_ns) => {
                     let Some(live) = self
                         .table
                         .get_mut(&cookie)
@@ -206,7 +209,8 @@ impl State {
                         self.maker.live(live, state, now_ns)
                     })
                 }
-                Due::Forward(id, begun_ns) => {
+                Due::Forward(forward) => {
+                    let (id, begun_ns) = **forward;
                     let Some(flow) = self
                         .forwards
                         .get_mut(id)

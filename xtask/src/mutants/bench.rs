@@ -15,7 +15,7 @@ use super::{Mutant, cases, check, load};
 use crate::packages::{self, Need};
 use crate::report::{self, Report, Verdict};
 use crate::sh::{self, say};
-use crate::{build, ebpf, engine};
+use crate::{build, ebpf, engine, web};
 
 /// The longest one run of the truth tests may take; then its process group is ended.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -218,6 +218,13 @@ impl Bench {
         }
         sh::run(git(&tree).args(["fetch", "--quiet"]).arg(sh::root()).arg("HEAD"))?;
         sh::run(git(&tree).args(["reset", "--quiet", "--hard", "FETCH_HEAD"]))?;
+        // What drives the browser is of no mutant, and not committed: one copy serves.
+        web::modules()?;
+        let (modules, here) = ("dashboards/web/node_modules", tree.as_path());
+        if !here.join(modules).exists() {
+            std::os::unix::fs::symlink(sh::root().join(modules), here.join(modules))
+                .with_context(|| format!("cannot link {modules} into {}", here.display()))?;
+        }
         Ok(Self {
             folder,
             truth: PathBuf::new(),
