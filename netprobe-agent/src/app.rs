@@ -176,8 +176,14 @@ pub fn doctor(config: &Config) -> Result<ProbeReport, AgentError> {
     Ok(ProbeReport {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: kernel.report.clone(),
+        notices: accounting_notice()
+            .into_iter()
+            .chain(price_notice(|name| {
+                let fact = facts.iter().find(|fact| fact.fact == name);
+                fact.and_then(|fact| fact.method.as_deref())
+            }))
+            .collect(),
         facts,
-        notices: accounting_notice().into_iter().collect(),
         ..ProbeReport::default()
     })
 }
@@ -199,6 +205,19 @@ fn accounting_notice() -> Option<String> {
         }
         Err(error) => Some(format!("conntrack accounting cannot be read: {error}")),
     }
+}
+
+/// Which methods slow more than connections, and how to do without.
+fn price_notice<'a>(method: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+    let mut facts = vec!["accept", "connect_failed"];
+    facts.retain(|fact| method(fact) == Some("sys_exit"));
+    (!facts.is_empty()).then(|| {
+        format!(
+            "{} by sys_exit: every system call of this host pays some 90 ns; `--method accept=first_io --method \
+             connect_failed=off` spares it, for less (docs/limits.md)",
+            facts.join(" and ")
+        )
+    })
 }
 
 fn pipeline(
@@ -238,6 +257,7 @@ fn pipeline(
     }
     let mut reporter = Reporter::new(kernel, &probe, config.probe.statistics);
     reporter.notices.extend(accounting_notice());
+    reporter.notices.extend(price_notice(|fact| probe.method(fact)));
     let (archive, notice) = archive.unzip();
     reporter.notices.extend(notice.flatten());
     let pipeline = Pipeline::new(

@@ -50,7 +50,7 @@ use upload::{Opener, Uploader};
 use workers::WriteSettings;
 
 /// Events written and synced together at most.
-const BATCH: usize = 8192;
+const BATCH: usize = 2048;
 
 /// What others see of the running archive; a clone sees the same.
 #[derive(Clone, Debug)]

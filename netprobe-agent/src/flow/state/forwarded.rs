@@ -30,7 +30,8 @@ impl State {
         match self.forwards.add(record) {
             Change::Begun(id) => {
                 let at = record.header.ts_ns + self.config.open_after.0.as_nanos() as u64;
-                self.timers.set(at, Due::Forward(Box::new((id, record.header.ts_ns))));
+                self.timers
+                    .set(at, Due::Forward(Box::new((id, record.header.ts_ns))));
             }
             Change::Ended(id) => {
                 if let Some(flow) = self.forwards.remove(id, record.header.ts_ns) {
@@ -57,7 +58,8 @@ impl State {
         match self.forwards.add_older(record) {
             Change::Begun(id) => {
                 let at = record.header.ts_ns + self.config.open_after.0.as_nanos() as u64;
-                self.timers.set(at, Due::Forward(Box::new((id, record.header.ts_ns))));
+                self.timers
+                    .set(at, Due::Forward(Box::new((id, record.header.ts_ns))));
             }
             Change::Full => self.counters.forwards_full += 1,
             Change::Ended(_) | Change::Nothing => {}
