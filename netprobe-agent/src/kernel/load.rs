@@ -211,7 +211,13 @@ impl Kernel {
         let load_ms = milliseconds(started);
         let mut attached = BTreeSet::new();
         let mut facts = Vec::new();
-        for fact in FACTS {
+        // For good, the life cycle is attached last: a connection that begins meanwhile is then one of the older ones,
+        // not one of which some calls were missed.
+        let mut order: Vec<_> = FACTS.iter().collect();
+        if matches!(mode, Mode::Final(_)) {
+            order.reverse();
+        }
+        for fact in order {
             let report = match mode.choice(fact.name) {
                 None => {
                     let forced = config.methods.get(fact.name);
@@ -233,6 +239,9 @@ impl Kernel {
             if other_trial {
                 break;
             }
+        }
+        if matches!(mode, Mode::Final(_)) {
+            facts.reverse();
         }
         Ok((ebpf, facts, load_ms))
     }
