@@ -75,6 +75,10 @@ pub static UDP_PEERS: SkStorage<Peer> = SkStorage::new();
 #[map]
 pub static UDP_FLOWS: HashMap<UdpKey, UdpCounters> = HashMap::with_max_entries(65536, 0);
 
+/// 1 once the agent has attached every program; until then all return at once.
+#[map]
+pub static RUNNING: Array<u32> = Array::with_max_entries(1, 0);
+
 /// Entry 0: whether debug lines are wanted. The agent changes it at run time.
 #[map]
 pub static LOG: Array<u32> = Array::with_max_entries(1, 0);

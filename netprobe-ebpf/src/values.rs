@@ -5,6 +5,8 @@ use core::ptr;
 
 use netprobe_common::{KNOB_COUNT, KNOB_EMPTY, OFFSET_ABSENT, OFFSET_COUNT};
 
+use crate::maps::RUNNING;
+
 /// Offsets of kernel struct members, see `netprobe_common::OFFSET_PATHS`.
 #[unsafe(no_mangle)]
 pub static OFFSETS: [u32; OFFSET_COUNT] = [OFFSET_ABSENT; OFFSET_COUNT];
@@ -33,8 +35,8 @@ pub fn knob(index: usize) -> u64 {
     unsafe { ptr::read_volatile(&raw const KNOBS[index]) }
 }
 
-/// Whether programs are to do nothing.
+/// Whether programs are to do nothing: for good, or until all are attached.
 #[inline(always)]
 pub fn empty() -> bool {
-    knob(KNOB_EMPTY) != 0
+    knob(KNOB_EMPTY) != 0 || RUNNING.get(0).is_none_or(|running| *running == 0)
 }

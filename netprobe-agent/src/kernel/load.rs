@@ -101,6 +101,18 @@ fn method_of<'a>(facts: &'a [FactReport], fact: &str) -> Option<&'a str> {
     facts.iter().find(|report| report.fact == fact)?.method.as_deref()
 }
 
+/// Has the programs measure from now on, all of them from the same instant: attaching takes hundreds of milliseconds,
+/// and a connection that only some of them saw begin would be one whose calls do not add up.
+fn begin(ebpf: &mut Ebpf) -> Result<(), AgentError> {
+    let mut running = take_map::<aya::maps::Array<_, u32>>(ebpf, "RUNNING")?;
+    running.set(0, 1, 0).map_err(|error| {
+        AgentError::other(
+            format!("the programs cannot be told to begin: {error}"),
+            "report this",
+        )
+    })
+}
+
 /// What is known of the kernel before anything is loaded.
 pub struct Kernel {
     aya_btf: AyaBtf,
@@ -149,7 +161,7 @@ impl Kernel {
         require(&facts, config)?;
         let survey_ms = milliseconds(started);
         let started = Instant::now();
-        let (ebpf, facts, load_ms) = self.pass(config, own, Mode::Final(&facts))?;
+        let (mut ebpf, facts, load_ms) = self.pass(config, own, Mode::Final(&facts))?;
         let start = StartReport {
             survey_ms,
             load_ms,
@@ -167,6 +179,7 @@ impl Kernel {
         } else {
             None
         };
+        begin(&mut ebpf)?;
         Ok(Probe {
             ebpf,
             facts,
@@ -211,13 +224,7 @@ impl Kernel {
         let load_ms = milliseconds(started);
         let mut attached = BTreeSet::new();
         let mut facts = Vec::new();
-        // For good, the life cycle is attached last: a connection that begins meanwhile is then one of the older ones,
-        // not one of which some calls were missed.
-        let mut order: Vec<_> = FACTS.iter().collect();
-        if matches!(mode, Mode::Final(_)) {
-            order.reverse();
-        }
-        for fact in order {
+        for fact in FACTS {
             let report = match mode.choice(fact.name) {
                 None => {
                     let forced = config.methods.get(fact.name);
@@ -239,9 +246,6 @@ impl Kernel {
             if other_trial {
                 break;
             }
-        }
-        if matches!(mode, Mode::Final(_)) {
-            facts.reverse();
         }
         Ok((ebpf, facts, load_ms))
     }

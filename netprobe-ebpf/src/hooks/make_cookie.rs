@@ -11,13 +11,16 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 
-use crate::values::empty;
+use netprobe_common::KNOB_EMPTY;
+
+use crate::values::knob;
 
 const OK: u32 = 1;
 
 #[sock_ops]
 fn make_cookie(ctx: SockOpsContext) -> u32 {
-    if !empty()
+    // From the first moment, and not when all are attached: a cookie is needed by what comes later.
+    if knob(KNOB_EMPTY) == 0
         && matches!(
             ctx.op(),
             BPF_SOCK_OPS_TCP_CONNECT_CB | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB
