@@ -11,8 +11,9 @@ use crate::event::Nanos;
 /// explained; it has a metric of its own.
 pub const BYTE_DISAGREEMENTS: &str = "byte_disagreements";
 
-/// The same of connections whose requests are encrypted.
-pub const OPAQUE_TLS: &str = "requests_opaque_tls";
+/// Begins the names of counters of connections whose requests are encrypted; behind it stands the library. They have a
+/// metric of their own, too.
+pub const OPAQUE_TLS: &str = "requests_opaque_";
 
 /// The whole report. A part that is not known (nothing is attached under `doctor`) is `null` or empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

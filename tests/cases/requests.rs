@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use netprobe_tests::agent::{Agent, Settings};
+use netprobe_tests::agent::{Agent, PATIENCE, Settings};
 use netprobe_tests::event::Event;
 use netprobe_tests::lab::{self, Lab, addr};
-use netprobe_tests::tools;
+use netprobe_tests::{tools, wait_for};
 use nix::sys::signal::Signal;
 
+use super::programs::{Daemon, listening, program};
 use super::{Case, Need, check, hold};
 use web::{Web, agree, count, of, requests, speak, wait_requests};
 
@@ -27,6 +28,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("requests_cut_off", cut_off),
     Case::new("requests_none_in_binary_data", binary),
     Case::new("requests_keep_secrets", secrets).needs(WEB),
+    Case::new("requests_encrypted_are_counted", encrypted).needs(&[Need::Program("openssl")]),
     Case::new("requests_on_connections_older_than_the_agent", older).alone(),
     Case::new("requests_beyond_their_ring", beyond_the_ring)
         .needs(&[Need::Program("nginx"), Need::Speed])
@@ -464,6 +466,52 @@ fn secrets() -> Result<()> {
             bail!("{place}: …{}…", &text[at.saturating_sub(200)..at]);
         }
     }
+    Ok(())
+}
+
+/// Both ends of a connection use OpenSSL; nothing of what it carries is told.
+fn encrypted() -> Result<()> {
+    let lab = lab::gateway()?;
+    let agent = Agent::start(&Settings::default())?;
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (key, cert) = (file("key"), file("cert"));
+    let make = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=np.example";
+    let mut make: Vec<&str> = make.split(' ').collect();
+    make.extend(["-keyout", &key, "-out", &cert]);
+    tools::run("openssl", &make)?;
+    let at = addr("127.0.0.1", 20_606);
+    let mut server = program("openssl")?;
+    server.args([
+        "s_server", "-quiet", "-www", "-accept", "20606", "-key", &key, "-cert", &cert,
+    ]);
+    let _server = Daemon::start(&lab, "cli", &mut server)?;
+    listening(&lab, "cli", at)?;
+    // It stays: of a process that is gone nothing can be told.
+    let mut client = program("openssl")?;
+    client.args([
+        "s_client",
+        "-quiet",
+        "-connect",
+        "127.0.0.1:20606",
+        "-servername",
+        "np.example",
+    ]);
+    let _client = Daemon::start(&lab, "cli", &mut client)?;
+    let told = "netprobe_requests_opaque_total{library=\"openssl\"} 2";
+    wait_for(
+        "both ends of an encrypted connection in the metrics",
+        PATIENCE,
+        || {
+            let (_, metrics) = agent.get("/metrics").ok()?;
+            metrics.contains(told).then_some(())
+        },
+    )?;
+    let stopped = agent.stop()?;
+    ensure!(
+        stopped.events.iter().all(|event| event.request.is_none()),
+        "a request was told"
+    );
     Ok(())
 }
 

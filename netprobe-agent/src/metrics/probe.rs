@@ -186,19 +186,19 @@ impl Writer<'_> {
             "Flows whose sum of calls and kernel counters differ beyond what is explained",
             disagreements.into_iter().map(|count| (vec![], *count)).collect(),
         );
-        let opaque = report.counters.get(OPAQUE_TLS);
+        let opaque = report.counters.iter().filter_map(|(name, count)| {
+            let library = name.strip_prefix(OPAQUE_TLS)?;
+            Some((vec![("library", library)], *count))
+        });
         self.counters(
             "requests_opaque",
             "Connections whose requests cannot be read, by the library that encrypts them",
-            opaque
-                .into_iter()
-                .map(|count| (vec![("library", "unknown")], *count))
-                .collect(),
+            opaque.collect(),
         );
         let others = report
             .counters
             .iter()
-            .filter(|(name, _)| ![BYTE_DISAGREEMENTS, OPAQUE_TLS].contains(&name.as_str()));
+            .filter(|(name, _)| name.as_str() != BYTE_DISAGREEMENTS && !name.starts_with(OPAQUE_TLS));
         self.counters(
             "probe_counters",
             "What else the hooks and the agent count, by name",

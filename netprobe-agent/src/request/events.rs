@@ -83,6 +83,8 @@ fn severity(exchange: &Exchange) -> Severity {
         _ if exchange.error.is_some() => Severity::Error,
         Some(status) if status >= 500 => Severity::Error,
         Some(status) if status >= 400 => Severity::Warning,
+        // The name does not exist.
+        Some(3) if exchange.protocol == DNS => Severity::Warning,
         _ => Severity::Info,
     }
 }

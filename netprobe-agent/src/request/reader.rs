@@ -8,7 +8,8 @@ use netprobe_common::{Application, Begins, PayloadRecord};
 use super::{
     cap::RouteCap,
     detect, events,
-    protocol::{Found, Protocol, Side},
+    library::{self, Libraries},
+    protocol::{Found, Protocol, Reject, Side},
     settings::Settings,
     stream::{Segment, Stream},
 };
@@ -32,7 +33,8 @@ const DNS_PORT: u16 = 53;
 struct Counts {
     holes: u64,
     evicted: u64,
-    opaque_tls: u64,
+    /// Connections that are encrypted, by library.
+    opaque: BTreeMap<&'static str, u64>,
     routes_capped: u64,
     rejects: BTreeMap<&'static str, u64>,
 }
@@ -48,6 +50,8 @@ struct Talk {
     mark: Flags,
     /// Requests told so far.
     told: u64,
+    /// It is encrypted, and not counted as such yet.
+    opaque: bool,
     /// Bytes it takes, as counted in the sum.
     memory: usize,
 }
@@ -69,6 +73,7 @@ struct Teller {
     found: Found,
     counts: Counts,
     routes: RouteCap,
+    libraries: Libraries,
 }
 
 impl Requests {
@@ -86,6 +91,7 @@ impl Requests {
                 found: Found::default(),
                 counts: Counts::default(),
                 routes: RouteCap::new(config.max_routes),
+                libraries: Libraries::default(),
             },
         }
     }
@@ -110,6 +116,7 @@ impl Requests {
         talk.protocol.close(at_ns, found);
         talk.mark.insert(mark);
         self.teller.tell(cookie, &mut talk, flows);
+        self.teller.count_opaque(cookie, &mut talk, true, flows);
     }
 }
 
@@ -192,15 +199,19 @@ impl Reader for Requests {
             .rejects
             .iter()
             .map(|(name, count)| (format!("request_rejected_{name}"), *count));
+        let opaque = counts
+            .opaque
+            .iter()
+            .map(|(library, count)| (format!("{OPAQUE_TLS}{library}"), *count));
         [
             ("request_holes", counts.holes),
             ("request_connections_evicted", counts.evicted),
             ("request_routes_capped", counts.routes_capped),
-            (OPAQUE_TLS, counts.opaque_tls),
         ]
         .into_iter()
         .map(|(name, count)| (name.to_owned(), count))
         .chain(rejects)
+        .chain(opaque)
         .collect()
     }
 }
@@ -220,6 +231,7 @@ impl Talk {
             is_client: (record.side == 1) == (record.direction == 1),
             mark,
             told: 0,
+            opaque: false,
             memory: 0,
         }
     }
@@ -246,10 +258,26 @@ impl Teller {
             let event = events::request(&exchange, cookie, talk.told, talk.is_client, talk.mark, flows);
             flows.emit(event);
         }
+        talk.opaque |= self.found.hello.take().is_some() || self.found.rejects.contains(&Reject::Hello);
         for reject in self.found.rejects.drain(..) {
             *self.counts.rejects.entry(reject.name()).or_default() += 1;
         }
-        self.counts.opaque_tls += u64::from(self.found.hello.take().is_some());
+        self.count_opaque(cookie, talk, false, flows);
         self.found.names.clear();
+    }
+
+    /// Counts an encrypted connection once, as soon as its process is known; at its end in any case.
+    fn count_opaque(&mut self, cookie: u64, talk: &mut Talk, ends: bool, flows: &Flows<'_>) {
+        if !talk.opaque {
+            return;
+        }
+        let owner = flows.of(cookie).and_then(|live| live.process.as_ref());
+        let library = match owner {
+            Some(owner) => self.libraries.of(&owner.process),
+            None if ends => library::UNKNOWN,
+            None => return,
+        };
+        talk.opaque = false;
+        *self.counts.opaque.entry(library).or_default() += 1;
     }
 }
