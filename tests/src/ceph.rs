@@ -175,13 +175,14 @@ impl Cluster {
         )?;
         self.run(Command::new("ceph-mon").args(["-i", "a", "--mkfs", "--monmap", map]))?;
         self.daemon(Cluster::MONITOR)?;
-        self.run(Command::new("ceph-osd").args(["-i", "0", "--mkfs", "--osd-uuid", &osd]))?;
         // One process for all of them: each costs a second of Python.
         let mut orders = format!("osd new {osd} 0\n");
         for pool in POOLS {
             orders += &format!("osd pool create {pool} 4 4\nosd pool application enable {pool} rgw\n");
         }
         self.order(&orders)?;
+        // The monitor answers from here on; on a loaded machine not much earlier.
+        self.run(Command::new("ceph-osd").args(["-i", "0", "--mkfs", "--osd-uuid", &osd]))?;
         self.daemon(Cluster::STORE)?;
         self.run(Command::new("radosgw-admin").args([
             "-n",
