@@ -34,7 +34,7 @@ const FAULTS: &[(&str, Fault, &str, &str, u32)] = &[
 const SKEWED: &str = "RequestTimeTooSkewed";
 
 const EVENTS: u64 = 300;
-/// As many as are written at once, so that their segment is full before it is old.
+/// Enough for one full segment, and of whole commits.
 const HEAVY_EVENTS: u64 = 8192;
 
 fn config(cluster: &Cluster, endpoint: String, folder: &Path, index: usize, heavy: bool) -> ArchiveConfig {
@@ -45,7 +45,7 @@ fn config(cluster: &Cluster, endpoint: String, folder: &Path, index: usize, heav
         spool: folder.join(index.to_string()),
         timeout: Period::seconds(2),
         sync_interval: Period::millis(if heavy { 10_000 } else { 1 }),
-        seal_after: Period::millis(300),
+        seal_after: Period::millis(if heavy { 30_000 } else { 300 }),
         segment_bytes: 20 << 20,
         compression: 1,
         ..ArchiveConfig::default()

@@ -51,6 +51,7 @@ fn held(image: &Path, folder: &Path, acknowledged: u64) {
 #[test]
 fn what_was_acknowledged_survives_power_failures() {
     let cuts: u64 = std::env::var("NETPROBE_CUTS").map_or(6, |text| text.parse().expect("a number"));
+    let mut unflushed = 0;
     for (kind, megabytes) in [("ext4", 64), ("xfs", 320), ("btrfs", 128)] {
         let folder = tempfile::tempdir().expect("a folder");
         let disk = disk(kind, megabytes, folder.path());
@@ -85,8 +86,11 @@ fn what_was_acknowledged_survives_power_failures() {
             "{kind}: {cuts} power failures, {in_cache} writes in the cache then, {flushes} flushes, acknowledged \
              {promised}, missing 0"
         );
-        assert!(promised > 0 && in_cache > 0, "an empty campaign proves nothing");
+        assert!(promised > 0, "an empty campaign proves nothing");
+        unflushed += in_cache;
     }
+    // On one of them it may well be that every cut fell between two commits.
+    assert!(unflushed > 0, "no power failure hit a write");
 }
 
 #[test]
@@ -127,7 +131,11 @@ fn a_full_disk_costs_no_promise_and_goes_on_when_there_is_room() {
     drop(disk);
     let mounted =
         Mounted::image(&image, &folder.path().join("after")).expect("the file system repairs itself");
-    fs::remove_file(mounted.path().join("ballast")).expect("it was there");
+    match fs::remove_file(mounted.path().join("ballast")) {
+        Ok(()) => {}
+        // Its name had not reached the disk yet: there is room.
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
+    }
     drop(mounted);
     held(&image, &folder.path().join("after"), report.durable_seq);
 }

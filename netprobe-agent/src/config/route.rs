@@ -59,6 +59,7 @@ impl FromStr for RoutePattern {
         let (rest, open) = match rest.strip_suffix('*') {
             Some("") => ("", true),
             Some(before) => match before.strip_suffix('/') {
+                Some("") => return wrong("a segment is not empty"),
                 Some(before) => (before, true),
                 None => return wrong("`*` is a whole segment, the last one"),
             },

@@ -98,7 +98,11 @@ fn every_key_can_be_set_by_a_variable() {
         for (key, value) in values.as_table().unwrap() {
             let text = match value {
                 toml::Value::String(text) => text.clone(),
-                toml::Value::Array(_) | toml::Value::Table(_) => String::new(),
+                toml::Value::Array(list) => {
+                    let items = list.iter().filter_map(toml::Value::as_str);
+                    items.collect::<Vec<_>>().join(",")
+                }
+                toml::Value::Table(_) => String::new(),
                 value => value.to_string(),
             };
             let variable = format!("NETPROBE_{section}_{key}").to_uppercase();
@@ -162,7 +166,7 @@ fn errors_say_where_and_what_is_allowed() {
         ),
         (
             "[lag]\nlevel = 1\n",
-            "np.toml, line 1: unknown field `lag`, expected one of `probe`, `flow`, `metrics`, `api`, `stream`, `archive`, `log`",
+            "np.toml, line 1: unknown field `lag`, expected one of `probe`, `flow`, `requests`, `metrics`, `api`, `stream`, `archive`, `log`",
         ),
         (
             "[probe]\ncidrs_only = [\n  \"10.0.0.0/8\",\n  \"10.1.0.0/16\",\n]\n",

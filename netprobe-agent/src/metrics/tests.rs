@@ -503,6 +503,7 @@ fn full_report() -> ProbeReport {
         counters: BTreeMap::from([
             (BYTE_DISAGREEMENTS.to_owned(), 5),
             ("flow_table_full".to_owned(), 6),
+            (format!("{}openssl", crate::probe_report::OPAQUE_TLS), 2),
         ]),
         listen_overflows: counts("4026531840"),
         stream: Some(StreamReport::default()),
@@ -565,6 +566,7 @@ fn full() -> Arc<Metrics> {
         });
         metrics.consume(&event);
     }
+    metrics.consume(&fixture::request());
     metrics.series().host.overflows[1] += 1;
     metrics
 }
