@@ -128,6 +128,7 @@ pub(crate) fn emulated() -> bool {
 /// Programs that only the host has; cases that need them may be skipped in the virtual machine.
 const HOST_PROGRAMS: &[&str] = &[
     "nginx",
+    "openssl",
     "haproxy",
     "psql",
     "pgbouncer",
