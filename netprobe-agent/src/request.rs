@@ -10,7 +10,6 @@ mod events;
 pub mod hello;
 pub mod http1;
 pub mod library;
-pub mod names;
 pub mod protocol;
 pub mod reader;
 #[doc(hidden)]

@@ -301,6 +301,13 @@ fn lossy() -> Result<()> {
     hold(&flow, "the link lost something", lost > 0)
 }
 
+/// Reads what there is; an end instead is a fault.
+fn some(stream: &mut TcpStream) -> Result<()> {
+    let got = stream.read(&mut [0; 1024])?;
+    ensure!(got > 0, "the other side closed");
+    Ok(())
+}
+
 /// A server that reads and then does what it is told; its address.
 fn server(
     answer: impl FnOnce(TcpStream) -> Result<()> + Send + 'static,
@@ -309,8 +316,7 @@ fn server(
     let at = listener.local_addr()?;
     let thread = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept()?;
-        let mut part = [0; 1024];
-        let _ = stream.read(&mut part)?;
+        some(&mut stream)?;
         answer(stream)
     });
     Ok((at, thread))
@@ -525,15 +531,14 @@ fn older() -> Result<()> {
     let (mut server, peer) = listener.accept()?;
     let exchange = |client: &mut TcpStream, server: &mut TcpStream| -> Result<()> {
         client.write_all(b"GET /old HTTP/1.1\r\nHost: a\r\n\r\n")?;
-        let _ = server.read(&mut [0; 1024])?;
+        some(server)?;
         server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
-        let _ = client.read(&mut [0; 1024])?;
-        Ok(())
+        some(client)
     };
     exchange(&mut client, &mut server)?;
     // In the middle of a body when the agent begins.
     client.write_all(b"GET /body HTTP/1.1\r\nHost: a\r\n\r\n")?;
-    let _ = server.read(&mut [0; 1024])?;
+    some(&mut server)?;
     server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n0123456789")?;
     let agent = Agent::start(&Settings::default())?;
     // Its list of older connections must be there: with it, it knows whose they are.
@@ -544,7 +549,7 @@ fn older() -> Result<()> {
             .then_some(())
     })?;
     server.write_all(b"9876543210")?;
-    let _ = client.read(&mut [0; 1024])?;
+    some(&mut client)?;
     for _ in 0..3 {
         exchange(&mut client, &mut server)?;
     }
