@@ -62,6 +62,10 @@ pub const ACCEPT_EARLY: u32 = 56;
 pub const ACCEPT_EARLY_TOLD: u32 = 57;
 /// Records lost because their socket had no cookie yet to name its connection.
 pub const LOST_UNNAMED: u32 = 58;
+/// Packets of connections that are read whose payload could not be found behind their headers.
+pub const PAYLOAD_UNREADABLE: u32 = 59;
+/// Connections older than the programs in which no message began for so long that they are not looked at any more.
+pub const PAYLOAD_GIVEN_UP: u32 = 60;
 
 /// Entries of the array.
 pub const COUNTERS: u32 = 64;

@@ -16,7 +16,7 @@ use aya_ebpf::{
 use netprobe_common::*;
 
 use crate::{
-    conn, emit, filter,
+    conn, count, emit, filter,
     kernel::{
         clock,
         sock::{self, state},
@@ -149,7 +149,10 @@ unsafe fn segment(ctx: &SkBuffContext, sk: *mut bpf_sock, direction: Direction) 
         {
             return None;
         }
-        let packet = find(ctx, direction)?;
+        let Some(packet) = find(ctx, direction) else {
+            count::one(PAYLOAD_UNREADABLE);
+            return None;
+        };
         if packet.len == 0 {
             return None;
         }
@@ -224,7 +227,10 @@ unsafe fn begin<'a>(sk: *mut bpf_sock) -> Option<&'a mut Talk> {
             // Data with the end of the handshake: its connection does not exist yet.
             return None;
         }
-        let talk = talk(sk, BPF_SK_STORAGE_GET_F_CREATE.into())?;
+        let Some(talk) = talk(sk, BPF_SK_STORAGE_GET_F_CREATE.into()) else {
+            count::one(LOST_STORAGE);
+            return None;
+        };
         let ports = ((*sk).src_port as u16, u16::from_be((*sk).dst_port));
         match store::get(sk.cast()) {
             Some(conn) => {
@@ -372,7 +378,10 @@ fn decide(ctx: &SkBuffContext, talk: &mut Talk, packet: &Payload) {
         } else if METHODS.contains(&bytes) {
             talk.carries = HTTP;
             talk.requests = direction;
-        } else if talk.older == 0 || two == TLS_DATA || talk.left >= MISSES {
+        } else if talk.older == 0 || two == TLS_DATA {
+            talk.carries = OPAQUE;
+        } else if talk.left >= MISSES {
+            count::one(PAYLOAD_GIVEN_UP);
             talk.carries = OPAQUE;
         } else {
             talk.left += 1;

@@ -32,6 +32,8 @@ const OTHERS: &[(&str, u32)] = &[
     ("accepts_early_told", wire::ACCEPT_EARLY_TOLD),
     ("forced_wakeups", wire::FORCED_WAKEUPS),
     ("datagrams_suppressed", wire::SUPPRESSED_DATAGRAMS),
+    ("payload_unreadable", wire::PAYLOAD_UNREADABLE),
+    ("payload_given_up", wire::PAYLOAD_GIVEN_UP),
 ];
 
 impl Counters {
