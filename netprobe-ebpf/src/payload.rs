@@ -29,6 +29,9 @@ use crate::{
 const TCP: u32 = sock::TCP as u32;
 const DNS_PORT: u16 = 53;
 const IPV6: u8 = 6;
+/// Bytes of headers without options.
+const IP_HEADER: usize = 20;
+const TCP_HEADER: usize = 20;
 /// Packets with payload that an older connection may take to begin a message that is read.
 const MISSES: u32 = 256;
 /// Bytes from which on the first ones tell what a connection carries.
@@ -143,19 +146,21 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) {
 unsafe fn segment(ctx: &SkBuffContext, sk: *mut bpf_sock, direction: Direction) -> Option<()> {
     // SAFETY: by contract.
     unsafe {
+        let packet = find(ctx, direction);
+        // Half of all packets carry nothing: to see that is cheaper than to find what is known of their connection.
+        if packet.as_ref().is_some_and(|packet| packet.len == 0) {
+            return None;
+        }
         let known = talk(sk, 0);
         if let Some(known) = &known
             && known.carries == OPAQUE
         {
             return None;
         }
-        let Some(packet) = find(ctx, direction) else {
+        let Some(packet) = packet else {
             count::one(PAYLOAD_UNREADABLE);
             return None;
         };
-        if packet.len == 0 {
-            return None;
-        }
         let talk = match known {
             Some(talk) => talk,
             None => begin(sk)?,
@@ -188,30 +193,39 @@ unsafe fn segment(ctx: &SkBuffContext, sk: *mut bpf_sock, direction: Direction) 
     Some(())
 }
 
-/// Finds the payload of a TCP packet behind its headers.
+/// Finds the payload of a TCP packet behind its headers. The kernel has them in one piece wherever these programs run.
 #[inline(always)]
 fn find(ctx: &SkBuffContext, direction: Direction) -> Option<Payload> {
-    let mut ip = [0u8; 20];
-    load(ctx, 0, &mut ip)?;
-    let at = if ip[0] >> 4 == IPV6 {
-        if u32::from(ip[6]) != TCP {
-            // Extension headers: rare, and not read.
+    // SAFETY: the context is valid; every byte read of the packet is checked to be before its end.
+    unsafe {
+        let skb = ctx.skb.skb;
+        let (data, end) = ((*skb).data as usize, (*skb).data_end as usize);
+        if data + IP_HEADER > end {
             return None;
         }
-        40
-    } else {
-        u32::from(ip[0] & 15) * 4
-    };
-    let mut tcp = [0u8; 16];
-    load(ctx, at, &mut tcp)?;
-    let offset = at + u32::from(tcp[12] >> 4) * 4;
-    let len = ctx.len();
-    Some(Payload {
-        offset,
-        len: len.saturating_sub(offset),
-        sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
-        direction,
-    })
+        let ip = data as *const u8;
+        let at = if *ip >> 4 == IPV6 {
+            if u32::from(*ip.add(6)) != TCP {
+                // Extension headers: rare, and not read.
+                return None;
+            }
+            40
+        } else {
+            usize::from(*ip & 15) * 4
+        };
+        let tcp = data + at;
+        if tcp + TCP_HEADER > end {
+            return None;
+        }
+        let tcp = tcp as *const u8;
+        let offset = at as u32 + u32::from(*tcp.add(12) >> 4) * 4;
+        Some(Payload {
+            offset,
+            len: ctx.len().saturating_sub(offset),
+            sequence: u32::from_be(tcp.add(4).cast::<u32>().read_unaligned()),
+            direction,
+        })
+    }
 }
 
 /// First payload of a socket.
