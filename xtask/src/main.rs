@@ -66,6 +66,9 @@ enum Command {
         /// Run every case, not only those the mutant names
         #[arg(long)]
         all: bool,
+        /// Run the cases on this kernel of vm/kernels.toml, in a virtual machine: for those this machine cannot run
+        #[arg(long, value_name = "VERSION", conflicts_with = "all")]
+        kernel: Option<String>,
     },
     /// Write what is generated: the references of commands and configuration, the Grafana dashboards
     Docs {
@@ -192,7 +195,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run { args } => start::agent(&args),
         Command::Test { filter } => test::everything(filter.as_deref()),
         Command::Lint => lint::run(),
-        Command::Mutants { ids, all } => mutants::run(&ids, all),
+        Command::Mutants { ids, all, kernel } => mutants::run(&ids, all, kernel.as_deref()),
         Command::Web { check } => web::build(check),
         Command::Docs { pictures: true, .. } => test::pictures(),
         Command::Docs { check, .. } => docs::run(check),

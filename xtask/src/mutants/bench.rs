@@ -22,13 +22,14 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Name of the truth tests' namespaces, before the process id.
 const NAMESPACES: &str = "npt-";
 
-/// Breaks the code by every mutant of these ids (none: by all) and shows which cases noticed.
-pub(crate) fn run(ids: &[String], every_case: bool) -> Result<()> {
+/// Breaks the code by every mutant of these ids (none: by all) and shows which cases noticed, here or, for those that
+/// need what this machine lacks, on another kernel.
+pub(crate) fn run(ids: &[String], every_case: bool, kernel: Option<&str>) -> Result<()> {
     packages::ensure(Need::Test)?;
     engine::ensure()?;
     check(sh::root())?;
     let mutants = chosen(load(sh::root())?, ids)?;
-    let mut bench = Bench::open()?;
+    let mut bench = Bench::open(kernel)?;
     let names = bench.build(true)?;
     ensure!(
         names == cases(&bench.tree())?,
@@ -187,11 +188,13 @@ struct Bench {
     /// The BPF object in the copy is that of a mutant.
     bpf_stale: bool,
     interrupted: Arc<AtomicBool>,
+    /// Where cases run, if not on this machine.
+    kernel: Option<String>,
 }
 
 impl Bench {
     /// Makes the copy, or brings it to the commit that is checked out; it keeps what it built before.
-    fn open() -> Result<Self> {
+    fn open(kernel: Option<&str>) -> Result<Self> {
         let changed =
             sh::output(git(sh::root()).args(["status", "--porcelain", "--", ".", ":!tests/mutants"]))?;
         ensure!(
@@ -218,18 +221,22 @@ impl Bench {
         }
         sh::run(git(&tree).args(["fetch", "--quiet"]).arg(sh::root()).arg("HEAD"))?;
         sh::run(git(&tree).args(["reset", "--quiet", "--hard", "FETCH_HEAD"]))?;
-        // What drives the browser is of no mutant, and not committed: one copy serves.
+        // What drives the browser and the kernels are of no mutant, and not committed: one copy serves.
         web::modules()?;
-        let (modules, here) = ("dashboards/web/node_modules", tree.as_path());
-        if !here.join(modules).exists() {
-            std::os::unix::fs::symlink(sh::root().join(modules), here.join(modules))
-                .with_context(|| format!("cannot link {modules} into {}", here.display()))?;
+        for shared in ["dashboards/web/node_modules", "target/vm"] {
+            let (from, link) = (sh::root().join(shared), tree.join(shared));
+            if from.exists() && !link.exists() {
+                fs::create_dir_all(tree.join("target")).context("cannot create target in the copy")?;
+                std::os::unix::fs::symlink(from, &link)
+                    .with_context(|| format!("cannot make the link {}", link.display()))?;
+            }
         }
         Ok(Self {
             folder,
             truth: PathBuf::new(),
             bpf_stale: true,
             interrupted,
+            kernel: kernel.map(str::to_owned),
         })
     }
 
@@ -324,17 +331,45 @@ impl Bench {
     ) -> Result<BTreeMap<String, Verdict>> {
         let log = self.log(id);
         let said = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        // `timeout` makes a process group of its own and ends all of it, through sudo too.
+        let runs = match &self.kernel {
+            None => vec![self.here(names, wanted)?],
+            Some(kernel) => wanted.iter().map(|case| self.on(kernel, case)).collect(),
+        };
+        for mut cmd in runs {
+            cmd.stdin(Stdio::null())
+                .stderr(said.try_clone()?)
+                .stdout(said.try_clone()?);
+            self.wait(cmd)?;
+        }
+        let mut report = Report::new(id);
+        let text = fs::read(&log).with_context(|| format!("cannot read {}", log.display()))?;
+        String::from_utf8_lossy(&text)
+            .lines()
+            .for_each(|line| report.line(line));
+        Ok(report.verdicts())
+    }
+
+    /// These cases on this machine. `timeout` makes a process group of its own and ends all of it, through sudo too.
+    fn here(&self, names: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Result<Command> {
         let mut cmd = sh::privileged("timeout")?;
         cmd.args(["--kill-after=10", &LIMIT.as_secs().to_string(), "env"])
             .arg(format!("NETPROBE_BIN={}", self.netprobe().display()))
             .arg(&self.truth)
             .arg("--exact")
             .args(names.difference(wanted).flat_map(|name| ["--skip", name]))
-            .current_dir(self.tree())
-            .stdin(Stdio::null())
-            .stderr(said.try_clone()?)
-            .stdout(said);
+            .current_dir(self.tree());
+        Ok(cmd)
+    }
+
+    /// A case in a virtual machine.
+    fn on(&self, kernel: &str, case: &str) -> Command {
+        let mut cmd = self.cargo();
+        cmd.args(["xtask", "vm", "test", "--kernel", kernel, case]);
+        cmd
+    }
+
+    /// Waits for the end of a run; an interruption ends it.
+    fn wait(&self, mut cmd: Command) -> Result<()> {
         let mut child = cmd.spawn().context("cannot start the truth tests")?;
         let mut told = false;
         while child
@@ -349,13 +384,7 @@ impl Bench {
             std::thread::sleep(Duration::from_millis(50));
         }
         remove_stale()?;
-        self.uninterrupted()?;
-        let mut report = Report::new(id);
-        let text = fs::read(&log).with_context(|| format!("cannot read {}", log.display()))?;
-        String::from_utf8_lossy(&text)
-            .lines()
-            .for_each(|line| report.line(line));
-        Ok(report.verdicts())
+        self.uninterrupted()
     }
 }
 
