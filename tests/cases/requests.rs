@@ -25,14 +25,11 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("requests_pipelined", pipelined).needs(WEB),
     Case::new("requests_byte_by_byte_and_long_heads", in_pieces).needs(WEB),
     Case::new("requests_over_a_lossy_link", lossy).needs(WEB),
-    Case::new("requests_cut_off", cut_off).needs(&[Need::Kernel(6, 12)]),
-    Case::new("requests_none_in_binary_data", binary).needs(&[Need::Kernel(6, 12)]),
+    Case::new("requests_cut_off", cut_off),
+    Case::new("requests_none_in_binary_data", binary),
     Case::new("requests_keep_secrets", secrets).needs(WEB),
-    Case::new("requests_encrypted_are_counted", encrypted)
-        .needs(&[Need::Program("openssl"), Need::Kernel(6, 12)]),
-    Case::new("requests_on_connections_older_than_the_agent", older)
-        .needs(&[Need::Kernel(6, 12)])
-        .alone(),
+    Case::new("requests_encrypted_are_counted", encrypted).needs(&[Need::Program("openssl")]),
+    Case::new("requests_on_connections_older_than_the_agent", older).alone(),
     Case::new("requests_beyond_their_ring", beyond_the_ring)
         .needs(&[Need::Program("nginx"), Need::Speed])
         .alone(),

