@@ -256,6 +256,8 @@ fn lossy() -> Result<()> {
     lab.link("cli", "c0", "srv", "s0")?;
     lab.ip("cli", "addr add 10.84.1.2/24 dev c0")?;
     lab.ip("srv", "addr add 10.84.1.1/24 dev s0")?;
+    // Small packets, each on its own, so that several of one request wait for one that was lost.
+    lab.ip("cli", "link set c0 mtu 600 gso_max_segs 1")?;
     for side in ["cli", "srv"] {
         lab.nft(
             side,
@@ -267,7 +269,8 @@ fn lossy() -> Result<()> {
     let web = Web::start(&lab, "srv", addr("10.84.1.1", 20_604))?;
     const REQUESTS: usize = 60;
     let urls = vec![format!("http://{}/text.txt", web.at); REQUESTS];
-    let mut arguments = vec!["-sS"];
+    let long = format!("X-Long: {}", "l".repeat(6_000));
+    let mut arguments = vec!["-sS", "-H", &long];
     for url in &urls {
         arguments.extend(["-o", "/dev/null", url]);
     }
