@@ -5,7 +5,7 @@ mod cases;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use netprobe_tests::{agent::Agent, gate, lab, traffic};
+use netprobe_tests::{agent::Agent, gate, lab, sandbox, traffic};
 
 use cases::Case;
 
@@ -13,7 +13,7 @@ use cases::Case;
 const THREADS: usize = 4;
 
 fn main() -> ExitCode {
-    if let Some(code) = traffic::main_if_asked() {
+    if let Some(code) = traffic::main_if_asked().or_else(sandbox::main_if_asked) {
         return code;
     }
     let mut arguments = Arguments::from_args();

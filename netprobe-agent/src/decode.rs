@@ -65,6 +65,16 @@ pub enum Reject {
 }
 
 impl Reject {
+    /// All of them.
+    pub const ALL: [Reject; 6] = [
+        Reject::Short,
+        Reject::Long,
+        Reject::Misaligned,
+        Reject::Version,
+        Reject::Kind,
+        Reject::Impossible,
+    ];
+
     /// Name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {

@@ -47,6 +47,11 @@ pub trait Sink: Send {
     /// Name in the ledger and in metrics.
     fn name(&self) -> &'static str;
 
+    /// Why it can lose events: each reason is counted from 0 on, so that the first loss is seen as one.
+    fn loses_by(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Takes an event. Never blocks.
     fn consume(&mut self, event: &Arc<Event>) -> Outcome;
 
@@ -130,11 +135,11 @@ impl Fanout {
     /// Adds a sink; it is offered every event from now on.
     pub fn add(&mut self, sink: Box<dyn Sink>) {
         self.slots.push(Slot {
+            lost: sink.loses_by().iter().map(|reason| (*reason, 0)).collect(),
             sink,
             offered: 0,
             delivered: 0,
             queued: 0,
-            lost: BTreeMap::new(),
             suppressed: BTreeMap::new(),
             pending: BTreeMap::new(),
             late: BTreeMap::new(),

@@ -13,6 +13,7 @@ pub mod errno;
 pub mod events;
 pub mod forward;
 pub mod governor;
+pub mod limits;
 pub mod live;
 pub mod losses;
 pub mod nat;

@@ -16,6 +16,7 @@ mod page;
 mod pair;
 mod probe;
 mod proto;
+mod rates;
 mod requests;
 mod resilience;
 mod series;
@@ -23,14 +24,20 @@ mod show;
 mod text;
 mod window;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use rustix::time::{ClockId, clock_gettime};
 
 pub use accept::Format;
 pub use histogram::BUCKETS;
 pub use labels::{OTHER, UNKNOWN};
-pub use network::{Errors, PairReport, Traffic, WindowReport};
+pub use network::{Errors, PairReport, RequestErrors, Traffic, WindowReport};
 pub use resilience::{Destination, Evidence, State};
 pub use window::{Quantiles, Span};
 
@@ -52,6 +59,8 @@ pub struct Metrics {
     /// When it began, on the clock of [`now_ms`].
     since_ms: u64,
     series: Mutex<series::Series>,
+    /// Whether a destination is failing; most of the time none is, and nobody need look.
+    incident: AtomicBool,
 }
 
 impl Metrics {
@@ -61,6 +70,7 @@ impl Metrics {
             boot_id,
             since_ms: now_ms(),
             series: Mutex::new(series::Series::new(config)),
+            incident: AtomicBool::new(false),
         })
     }
 
@@ -129,7 +139,15 @@ impl Observer for Metrics {
     }
 
     fn tick(&self) {
-        self.series().sweep(now_ms());
+        let now_ms = now_ms();
+        let mut series = self.series();
+        series.sweep(now_ms);
+        self.incident
+            .store(series.note_incidents(now_ms), Ordering::Relaxed);
+    }
+
+    fn is_incident(&self, service: Option<&str>, peer: Option<(IpAddr, u16)>) -> bool {
+        self.incident.load(Ordering::Relaxed) && self.series().is_failing(service, peer)
     }
 }
 

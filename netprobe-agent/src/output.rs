@@ -157,6 +157,10 @@ impl Sink for Output {
         "output"
     }
 
+    fn loses_by(&self) -> &'static [&'static str] {
+        &[QUEUE_FULL, WRITE_FAILED, DEADLINE]
+    }
+
     fn consume(&mut self, event: &Arc<Event>) -> Outcome {
         let mut shared = lock(&self.shared);
         if let Some(outcome) = shared.ended {

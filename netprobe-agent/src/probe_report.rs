@@ -42,6 +42,12 @@ pub struct ProbeReport {
     pub counters: BTreeMap<String, u64>,
     /// Connections dropped because an accept queue was full, by network namespace.
     pub listen_overflows: BTreeMap<String, u64>,
+    /// The fullest accept queues, those that connections wait in, as of the last list of sockets.
+    #[serde(default)]
+    pub accept_queues: Vec<AcceptQueueReport>,
+    /// What the host has a limit on, and how much of it is used.
+    #[serde(default)]
+    pub limits: Vec<LimitReport>,
     /// Clients of the stream.
     pub stream: Option<StreamReport>,
     /// Whether connections older than the agent are still being listed and taken over.
@@ -142,6 +148,30 @@ pub struct MapReport {
     pub entries: Option<u64>,
     /// Room for entries.
     pub capacity: u64,
+}
+
+/// An accept queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AcceptQueueReport {
+    /// Network namespace of the listener.
+    pub netns: u64,
+    /// Address it listens on.
+    pub listener: String,
+    /// Connections that wait to be accepted.
+    pub waiting: u64,
+    /// How many may wait; the kernel takes one more.
+    pub room: u64,
+}
+
+/// A limit of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LimitReport {
+    /// What is limited, with its unit: `tcp_memory_bytes`.
+    pub what: String,
+    /// How much is used.
+    pub used: u64,
+    /// How much there may be.
+    pub limit: u64,
 }
 
 /// The ring buffer.

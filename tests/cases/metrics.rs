@@ -1,5 +1,6 @@
 //! Counters of `/metrics` against what the generator did and what the kernel says.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -26,6 +27,15 @@ impl Page {
         let (status, text) = http::get_unix(&agent.socket(), "/metrics")?;
         ensure!(status == 200, "/metrics answers {status}");
         Ok(Page(text))
+    }
+
+    /// Every series of these families, with its value.
+    pub(super) fn series(&self, families: &[&str]) -> BTreeMap<String, String> {
+        let samples = self.0.lines().filter_map(|line| line.rsplit_once(' '));
+        samples
+            .filter(|(series, _)| families.contains(&series.split('{').next().unwrap_or(series)))
+            .map(|(series, value)| (series.to_owned(), value.to_owned()))
+            .collect()
     }
 
     /// Sum of the series of a family that have these labels; `None`: there are none.
@@ -158,7 +168,8 @@ fn listen_overflows() -> Result<()> {
     const FAMILY: &str = "netprobe_listen_overflows_total";
     let mut lab = Lab::new()?;
     lab.add("q")?;
-    let inode = lab.inode("q")?.to_string();
+    let number = lab.inode("q")?;
+    let inode = number.to_string();
     let labels = [("netns", inode.as_str())];
     let mut srv = lab.endpoint("q", "s-overflow")?;
     let mut cli = lab.endpoint("q", "c-overflow")?;
@@ -191,7 +202,19 @@ fn listen_overflows() -> Result<()> {
     for socket in started {
         cli.close(socket)?;
     }
-    comes_to(&agent, FAMILY, &labels, overflows(&lab, "q")? as f64)
+    comes_to(&agent, FAMILY, &labels, overflows(&lab, "q")? as f64)?;
+    // What was let in still waits to be accepted.
+    let mut last = String::new();
+    wait_for("the accept queue to be told", PATIENCE, || {
+        last = agent.get("/metrics/network").ok()?.1;
+        let network: serde_json::Value = serde_json::from_str(&last).ok()?;
+        let queues = network["saturation"]["accept_queues"].as_array()?;
+        let ours =
+            |queue: &&serde_json::Value| queue["netns"] == number && queue["listener"] == at.to_string();
+        let waiting = queues.iter().find(ours)?["waiting"].as_u64()?;
+        (waiting >= 1).then_some(())
+    })
+    .with_context(|| last)
 }
 
 /// Nothing provokes a program to interrupt itself: that its skipped runs are shown is all that can be seen here.

@@ -15,6 +15,7 @@ mod metrics;
 mod nat;
 mod need;
 mod older;
+mod operate;
 mod parity;
 mod privilege;
 mod process;
@@ -24,6 +25,7 @@ mod requests;
 mod retransmit;
 mod ring;
 mod rules;
+mod sandbox;
 mod special;
 mod start;
 mod stream;
@@ -103,6 +105,7 @@ pub(crate) fn all() -> Vec<Case> {
         nat::CASES,
         process::CASES,
         older::CASES,
+        operate::CASES,
         udp::CASES,
         requests::CASES,
         retransmit::CASES,
@@ -120,6 +123,7 @@ pub(crate) fn all() -> Vec<Case> {
         programs::CASES,
         prometheus::CASES,
         rules::CASES,
+        sandbox::CASES,
         machine::CASES,
         special::CASES,
         whole::CASES,

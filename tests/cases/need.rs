@@ -144,6 +144,7 @@ const HOST_PROGRAMS: &[&str] = &[
     "jsonnet",
     "tmux",
     "node",
+    "systemd-analyze",
     "chromium",
 ];
 

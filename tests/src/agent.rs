@@ -6,7 +6,7 @@ mod settings;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -115,7 +115,7 @@ impl Agent {
         let folder = tempfile::tempdir()?;
         let (config, listen) = write_config(folder.path(), settings)?;
         let log = std::fs::File::create(folder.path().join("stderr"))?;
-        let mut command = Command::new(binary()?);
+        let mut command = settings.command()?;
         command
             .arg("run")
             .arg("--config")

@@ -17,6 +17,7 @@ pub mod nodes;
 pub mod parity;
 pub mod power;
 pub mod proxy;
+pub mod sandbox;
 pub mod tools;
 pub mod traffic;
 pub mod truth;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     event::{Event, Nanos},
     metrics::{Destination, PairReport},
-    probe_report::{ArchiveReport, GovernorReport, ProbeReport},
+    probe_report::{AcceptQueueReport, ArchiveReport, GovernorReport, LimitReport, ProbeReport},
 };
 
 /// Version of the API, in every JSON answer.
@@ -109,6 +109,10 @@ pub struct Saturation {
     pub listen_overflows: BTreeMap<String, u64>,
     /// Tables with a limit, those whose entries are counted.
     pub tables: Vec<Table>,
+    /// The fullest accept queues, those that connections wait in, as of the last list of sockets.
+    pub accept_queues: Vec<AcceptQueueReport>,
+    /// What the host has a limit on, and how much of it is used.
+    pub limits: Vec<LimitReport>,
 }
 
 /// A table with a limit.

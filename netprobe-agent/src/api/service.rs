@@ -163,6 +163,8 @@ impl Service {
                 ring_fill: report.ring.map(|ring| ring.fill),
                 listen_overflows: report.listen_overflows,
                 tables: tables.collect(),
+                accept_queues: report.accept_queues,
+                limits: report.limits,
             },
         })
     }

@@ -228,6 +228,10 @@ fn problem(answer: &Answer) -> String {
 mod access_tests;
 #[path = "contract_tests.rs"]
 mod contract_tests;
+#[path = "listing_tests.rs"]
+mod listing_tests;
+#[path = "state_tests.rs"]
+mod state_tests;
 
 #[test]
 fn serves_both_listeners() {
@@ -245,83 +249,6 @@ fn serves_both_listeners() {
         (&json["api_version"], &json["facts"][0]["fact"]),
         (&"v1".into(), &"lifecycle".into())
     );
-}
-
-#[test]
-fn destinations_and_targets_have_states() {
-    let api = start("resilience", Pipeline::Answers { flows: 0 });
-    let mut event = fixture::flow();
-    event.flow = Some(Flow {
-        close_reason: Some(CloseReason::Refused),
-        ..Flow::new(FlowState::Failed)
-    });
-    for _ in 0..3 {
-        api.metrics.consume(&event);
-    }
-    let json = api.get("/resilience/state").json();
-    assert_eq!(
-        (&json["api_version"], &json["run"]),
-        (&"v1".into(), &(*event.run).into())
-    );
-    let destination = &json["destinations"][0];
-    assert_eq!(destination["peer"], "10.0.0.100:80");
-    assert_eq!(destination["state"], "failing");
-    assert_eq!(destination["evidence"]["refused"], 3);
-    assert_eq!(json["targets"][0]["target"], "recent");
-    assert_eq!(json["targets"][0]["circuit"], Value::Null);
-    let json = api.get("/metrics/network").json();
-    assert_eq!(
-        (&json["api_version"], &json["complete"]),
-        (&"v1".into(), &true.into())
-    );
-    let pair = &json["pairs"][0];
-    assert_eq!(
-        (&pair["peer"], &pair["role"]),
-        (&"10.0.0.100:80".into(), &"client".into())
-    );
-    let names: Vec<_> = pair["windows"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|of| &of["window"])
-        .collect();
-    assert_eq!(names, ["10s", "1m", "5m"]);
-    let minute = &pair["windows"][1];
-    assert_eq!(minute["traffic"]["errors"]["refused"], 3);
-    assert_eq!(minute["traffic"]["error_ratio"], 1.0);
-    assert_eq!(minute["connect"], Value::Null);
-    assert_eq!(json["saturation"]["tables"][0]["table"], "flow_table");
-    // What is shed is said, not shown as nothing.
-    api.metrics.keep_detail(false);
-    assert_eq!(api.get("/metrics/network").json()["pairs"], Value::Array(vec![]));
-}
-
-#[test]
-fn health_says_what_decides_it() {
-    for (pipeline, live, ready) in [
-        (Pipeline::Answers { flows: 0 }, 200, 200),
-        (Pipeline::MissesARequiredFact, 200, 503),
-        (Pipeline::IsStuck, 200, 503),
-        (Pipeline::HasEnded, 503, 503),
-    ] {
-        let api = start("health", pipeline);
-        // Ready first: the pipeline that has ended ends at the first question.
-        let answer = api.get("/health/ready");
-        assert_eq!(answer.status, ready);
-        let json = answer.json();
-        assert_eq!(json["status"], if ready == 200 { "pass" } else { "fail" });
-        assert_eq!(json["api_version"], "v1");
-        assert!(!json["checks"].as_array().unwrap().is_empty());
-        assert_eq!(api.get("/health/live").status, live);
-    }
-}
-
-#[test]
-fn a_pipeline_that_does_not_answer_is_a_problem() {
-    let api = start("stuck", Pipeline::IsStuck);
-    for path in ["/metrics", "/api/v1/flows", "/api/v1/probe"] {
-        assert_eq!(api.problem(path, 503), "the pipeline did not answer within 2 s");
-    }
 }
 
 #[test]
@@ -403,106 +330,6 @@ fn everything_else_is_a_problem() {
 }
 
 #[test]
-fn flows_come_in_pages_without_holes() {
-    let api = start("flows", Pipeline::Answers { flows: 4500 });
-    let mut ports = Vec::new();
-    let mut cursor = String::new();
-    loop {
-        let json = api.get(&format!("/api/v1/flows?limit=1700{cursor}")).json();
-        for flow in json["flows"].as_array().unwrap() {
-            assert_eq!((&flow["kind"], &flow["seq"]), (&"flow".into(), &Value::Null));
-            ports.push(flow["internal_port"].as_u64().unwrap());
-        }
-        match json["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
-        }
-    }
-    assert_eq!(ports, (1..=4500).collect::<Vec<_>>());
-    let json = api.get("/api/v1/flows?port=4321&limit=5").json();
-    assert_eq!(json["flows"].as_array().unwrap().len(), 1);
-    assert_eq!(json["next_cursor"], Value::Null);
-}
-
-#[test]
-fn events_go_on_from_a_cursor_and_tell_what_was_missed() {
-    let mut api = start("events", Pipeline::Answers { flows: 0 });
-    let numbers = |json: &Value| -> Vec<u64> {
-        json["events"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|event| event["seq"].as_u64().unwrap())
-            .collect()
-    };
-    let empty = api.get("/api/v1/events").json();
-    assert_eq!((numbers(&empty), &empty["more"]), (vec![], &false.into()));
-    for _ in 0..10 {
-        api.fanout.emit(fixture::flow());
-    }
-    let cursor = |json: &Value| json["next_cursor"].as_str().unwrap().to_owned();
-    let first = api
-        .get(&format!("/api/v1/events?limit=4&cursor={}", cursor(&empty)))
-        .json();
-    assert_eq!(
-        (numbers(&first), &first["more"]),
-        (vec![1, 2, 3, 4], &true.into())
-    );
-    let second = api
-        .get(&format!("/api/v1/events?cursor={}", cursor(&first)))
-        .json();
-    assert_eq!(
-        (numbers(&second), &second["more"]),
-        (vec![5, 6, 7, 8, 9, 10], &false.into())
-    );
-    let last = api.get("/api/v1/events?last=3").json();
-    assert_eq!((numbers(&last), cursor(&last)), (vec![8, 9, 10], cursor(&second)));
-    let none = api.get("/api/v1/events?last=3&kind=gap").json();
-    assert_eq!((numbers(&none), cursor(&none)), (vec![], cursor(&second)));
-    assert_eq!(
-        numbers(&api.get("/api/v1/events?until=2000-01-01T00:00:00Z").json()),
-        [0; 0]
-    );
-
-    for _ in 0..60 {
-        api.fanout.emit(fixture::flow());
-    }
-    // 70 emitted, 50 held: 21 to 70. The reader had seen 10.
-    let late = api
-        .get(&format!("/api/v1/events?limit=1&cursor={}", cursor(&second)))
-        .json();
-    assert_eq!((numbers(&late), &late["missed"]), (vec![21], &10.into()));
-    let other = api.get("/api/v1/events?limit=1&cursor=ffffffffffffffff-5").json();
-    assert_eq!((numbers(&other), &other["run_changed"]), (vec![21], &true.into()));
-}
-
-#[test]
-fn metrics_are_negotiated() {
-    let api = start("metrics", Pipeline::Answers { flows: 0 });
-    let plain = api.get("/metrics");
-    assert!(
-        plain.head.contains("content-type: text/plain; version=0.0.4"),
-        "{}",
-        plain.head
-    );
-    assert!(
-        plain
-            .body
-            .contains("netprobe_probe_attached{fact=\"lifecycle\",method=\"tp_btf\"} 1\n")
-    );
-    assert!(!plain.body.contains("# EOF"));
-    let open = api.ask(
-        "GET /metrics",
-        "Host: localhost\r\nAccept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n",
-    );
-    assert!(
-        open.head
-            .contains("content-type: application/openmetrics-text; version=1.0.0")
-    );
-    assert!(open.body.ends_with("# EOF\n"));
-}
-
-#[test]
 fn busy_addresses_are_told_apart_from_stale_ones() {
     let api = start("busy", Pipeline::Answers { flows: 0 });
     let taken = ApiConfig {
@@ -551,88 +378,5 @@ fn stops_in_time_and_takes_its_socket_along() {
     assert!(TcpStream::connect(api.address).is_err());
 }
 
-#[test]
-fn recent_events_are_shared_not_copied() {
-    let mut recent = Recent::new(5, usize::MAX);
-    let mut event = fixture::flow();
-    event.ts = Nanos(1);
-    let event = Arc::new(event);
-    recent.consume(&event);
-    assert!(Arc::ptr_eq(&recent.all().events[0], &event));
-}
-
 const UPGRADE: &str = "Host: localhost\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-
-#[test]
-fn a_stream_that_cannot_be_is_refused_before_the_upgrade() {
-    let api = start("stream", Pipeline::Answers { flows: 0 });
-    let ask = |query: &str, headers: &str| {
-        // `ask` closes; a browser's `Connection` names both.
-        api.ask(&format!("GET /api/v1/stream{query}"), headers)
-    };
-    for (query, word) in [
-        ("?filter=port%3D%3D", "column"),
-        ("?run=00000000000000aa", "from_seq"),
-        ("?run=00000000000000aa&from_seq=0", "from_seq"),
-        ("?nonsense=1", "nonsense"),
-    ] {
-        let answer = ask(query, UPGRADE);
-        assert_eq!(answer.status, 400, "{query}");
-        assert!(problem(&answer).contains(word), "{}", answer.body);
-    }
-    let answer = ask("", "Host: localhost\r\n");
-    assert_eq!(answer.status, 426);
-    assert!(problem(&answer).contains("WebSocket"), "{}", answer.body);
-    for foreign in [
-        "Origin: https://evil.example\r\n",
-        "Origin: http://localhost:1\r\n",
-    ] {
-        assert_eq!(ask("", &format!("{UPGRADE}{foreign}")).status, 403, "{foreign}");
-    }
-    assert_eq!(ask("", &UPGRADE.replace("localhost", "evil.example")).status, 403);
-}
-
-#[test]
-fn a_stream_too_many_is_refused_with_a_time_to_come_back() {
-    let api = start("seats", Pipeline::Answers { flows: 0 });
-    let url = format!("ws://{}/api/v1/stream", api.address);
-    let connect = || {
-        let socket = TcpStream::connect(api.address).unwrap();
-        tokio_tungstenite::tungstenite::client(&url, socket).map_err(|error| error.to_string())
-    };
-    let (first, answer) = connect().expect("the first client");
-    assert_eq!(answer.status(), 101);
-    let refused = connect().expect_err("there is one seat");
-    assert!(refused.contains("503"), "{refused}");
-    drop(first);
-}
-
-#[test]
-fn the_dashboard_loads_nothing_from_elsewhere() {
-    let api = start("dashboard", Pipeline::Answers { flows: 0 });
-    let page = api.get("/");
-    assert_eq!(page.status, 200);
-    assert!(page.head.contains("content-type: text/html"), "{}", page.head);
-    let policy = "content-security-policy: default-src 'none'; script-src 'self'";
-    assert!(page.head.contains(policy), "{}", page.head);
-    let own = page.body.split('"').filter_map(|word| word.strip_prefix("./"));
-    let files: Vec<_> = own.collect();
-    assert!(files.len() >= 2, "a script and a style sheet: {}", page.body);
-    for file in files {
-        let answer = api.get(&format!("/{file}"));
-        assert_eq!(answer.status, 200, "{file}");
-        assert!(
-            answer.head.contains("nosniff") && answer.head.contains("immutable"),
-            "{}",
-            answer.head
-        );
-    }
-    for path in [
-        "/assets/no-such-file.js",
-        "/assets/..%2findex.html",
-        "/assets/%2e%2e/%2e%2e/Cargo.toml",
-    ] {
-        assert_eq!(api.get(path).status, 404, "{path}");
-    }
-}

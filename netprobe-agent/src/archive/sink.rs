@@ -7,7 +7,9 @@ use std::{
 
 use super::{
     Workers,
-    state::{DEADLINE, NO_SPOOL, QUEUE_FULL, Refuses, SPOOL_FULL, Shared},
+    state::{
+        DEADLINE, EXPIRED, NO_SPOOL, QUEUE_FULL, Refuses, SPOOL_CORRUPT, SPOOL_FULL, Shared, UNWRITABLE,
+    },
 };
 use crate::{
     event::{Event, FlowState, must_keep},
@@ -38,6 +40,17 @@ pub struct ArchiveSink {
 impl Sink for ArchiveSink {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn loses_by(&self) -> &'static [&'static str] {
+        &[
+            QUEUE_FULL,
+            SPOOL_FULL,
+            SPOOL_CORRUPT,
+            UNWRITABLE,
+            EXPIRED,
+            DEADLINE,
+        ]
     }
 
     fn consume(&mut self, event: &Arc<Event>) -> Outcome {
@@ -143,6 +156,10 @@ pub struct NoSpool {
 impl Sink for NoSpool {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn loses_by(&self) -> &'static [&'static str] {
+        &[NO_SPOOL]
     }
 
     fn consume(&mut self, event: &Arc<Event>) -> Outcome {

@@ -27,6 +27,8 @@ pub(super) const UNWRITABLE: &str = "unwritable";
 pub(super) const SPOOL_CORRUPT: &str = "spool_corrupt";
 /// Why an event was lost because the archive did not take it for too long.
 pub(super) const EXPIRED: &str = "expired";
+/// What becomes of segments, and tries that failed: each is shown from 0 on.
+const FATES: [&str; 5] = ["sealed", "archived", "dropped", "seal_failed", "failed"];
 
 /// Events lost that no gap event told of yet, or whose gap event is not durable yet.
 #[derive(Clone, Copy, Debug)]
@@ -196,7 +198,9 @@ impl State {
             spool_bytes: self.spool_bytes,
             spool_oldest_seconds: age as f64 / 1e9,
             segments_waiting: (self.sealed.len() + self.rolled.len()) as u64,
-            segments: self.segments.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
+            segments: FATES
+                .map(|fate| (fate.to_owned(), self.segments.get(fate).copied().unwrap_or(0)))
+                .into(),
             archived_bytes: self.archived_bytes,
             quarantined: self.quarantined,
             circuit: self.circuit,

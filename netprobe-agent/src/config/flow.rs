@@ -19,6 +19,10 @@ pub struct FlowConfig {
     #[schema(value_type = String)]
     #[serde(deserialize_with = "update_every")]
     pub update_every: Period,
+    /// Share of live flows whose `update` events are told, 0 to 1: they are detail, of severity debug. Those of a
+    /// connection to a destination that is `failing` are all told.
+    #[serde(deserialize_with = "update_share")]
+    pub update_share: f64,
     /// Time between two comparisons of the table with the kernel's list of sockets: 1s to 1d.
     #[schema(value_type = String)]
     #[serde(deserialize_with = "reconcile_every")]
@@ -38,6 +42,7 @@ impl Default for FlowConfig {
             max_flows: 1_000_000,
             open_after: Period::seconds(1),
             update_every: Period::seconds(10),
+            update_share: 0.1,
             reconcile_every: Period::seconds(60),
             udp_idle: Period::seconds(30),
             max_processes: 16_384,
@@ -51,6 +56,17 @@ fn open_after<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Perio
 
 fn update_every<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
     Period::between(deserializer, Period::millis(100), Period::seconds(86_400))
+}
+
+fn update_share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let share = f64::deserialize(deserializer)?;
+    if (0.0..=1.0).contains(&share) {
+        Ok(share)
+    } else {
+        Err(serde::de::Error::custom(format_args!(
+            "a share is 0 to 1, not {share}"
+        )))
+    }
 }
 
 fn reconcile_every<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {

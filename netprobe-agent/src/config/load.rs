@@ -16,7 +16,7 @@ pub const DEFAULT_PATH: &str = "/etc/netprobe/netprobe.toml";
 /// A set of defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Profile {
-    /// On a developer's machine: logs as text, updates every 2 s, data in ./netprobe-data
+    /// On a developer's machine: logs as text, updates of every flow every 2 s, data in ./netprobe-data
     Dev,
     /// Like production, with debug logs
     Staging,
@@ -114,6 +114,7 @@ impl Config {
             Profile::Dev => {
                 config.log.format = LogFormat::Text;
                 config.flow.update_every = Period::seconds(2);
+                config.flow.update_share = 1.0;
                 config.archive.url = "file:netprobe-data/archive".to_owned();
                 config.archive.spool = "netprobe-data/spool".into();
                 config.archive.seal_after = Period::seconds(30);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::value::{Period, at_least_one};
+use super::value::{Period, at_least_one, named_networks};
 
 /// Metrics and the bounds of their labels. What is beyond a bound becomes `~other` and is counted in
 /// netprobe_label_overflow_total.
@@ -15,6 +15,7 @@ pub struct MetricsConfig {
     /// Network = name: the label `peer` of addresses in it. The longest prefix wins.
     /// Example: peers = { "10.1.2.0/24" = "postgres", "192.0.2.7/32" = "mail" }
     #[schema(value_type = BTreeMap<String, String>)]
+    #[serde(deserialize_with = "named_networks")]
     pub peers: BTreeMap<IpNet, String>,
     /// Most values of `peer` that are one address and port (clients only). 0: only configured names and networks.
     pub max_peers: usize,

@@ -185,6 +185,14 @@ fn errors_say_where_and_what_is_allowed() {
             "np.toml, line 2, flow.max_flows: invalid type: string \"many\", expected usize",
         ),
         (
+            "[metrics]\npeers = { \"10.1.2.3/24\" = \"db\" }\n",
+            "np.toml, line 2, metrics.peers: `10.1.2.3/24` has bits set behind its prefix; write 10.1.2.0/24",
+        ),
+        (
+            "[flow]\nupdate_share = 1.5\n",
+            "np.toml, line 2, flow.update_share: a share is 0 to 1, not 1.5",
+        ),
+        (
             "[probe]\nports_only = [1]\nports_except = [2]\n",
             "np.toml, line 3, probe.ports_except: not together with probe.ports_only; leave one of them empty",
         ),

@@ -1,6 +1,6 @@
 //! Values with a range: refused while they are read, so that the error has a line.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::Error};
@@ -121,16 +121,31 @@ pub(super) fn at_least_one<'de, D: serde::Deserializer<'de>>(deserializer: D) ->
     }
 }
 
+/// Whether nothing is set behind the prefix of a network: which one was meant is not known otherwise.
+fn whole(network: &IpNet) -> Result<(), String> {
+    if network.trunc() == *network {
+        return Ok(());
+    }
+    Err(format!(
+        "`{network}` has bits set behind its prefix; write {}",
+        network.trunc()
+    ))
+}
+
+/// Networks with names. One may lie within another, of which it is the exception.
+pub(super) fn named_networks<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<IpNet, String>, D::Error> {
+    let networks = BTreeMap::<IpNet, String>::deserialize(deserializer)?;
+    networks.keys().try_for_each(whole).map_err(D::Error::custom)?;
+    Ok(networks)
+}
+
 /// A list of networks of which none lies within another: that one would be without effect, and is a mistake.
 pub(super) fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     let networks = Vec::<IpNet>::deserialize(deserializer)?;
     for (index, network) in networks.iter().enumerate() {
-        if network.trunc() != *network {
-            return Err(D::Error::custom(format_args!(
-                "`{network}` has bits set behind its prefix; write {}",
-                network.trunc()
-            )));
-        }
+        whole(network).map_err(D::Error::custom)?;
         for other in &networks[index + 1..] {
             let (outer, inner) = if other.contains(network) {
                 (other, network)

@@ -80,6 +80,7 @@ fn found(first: &[(u16, u8)], sockets: Vec<SocketInfo>, again: &[(u16, u8)]) -> 
         cookies: HashSet::new(),
         translations: list(first),
         listen_overflows: BTreeMap::new(),
+        accept_queues: Vec::new(),
         older: Vec::new(),
         forwarded: Vec::new(),
     };

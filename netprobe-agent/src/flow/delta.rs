@@ -16,6 +16,11 @@ pub trait Observer: Send + Sync {
     /// Called every second, for what depends on time alone.
     fn tick(&self) {}
 
+    /// Whether what clients of a service dial here is failing, so that detail about it is wanted in full.
+    fn is_incident(&self, _service: Option<&str>, _peer: Option<(IpAddr, u16)>) -> bool {
+        false
+    }
+
     /// Whether detail that costs is to be kept: windows of services and peers, exemplars.
     fn keep_detail(&self, _keep: bool) {}
 }

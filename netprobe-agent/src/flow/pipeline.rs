@@ -291,6 +291,7 @@ impl Pipeline {
                 }
                 self.reporter.notices.extend(survey.notices);
                 self.reporter.listen_overflows = survey.listen_overflows;
+                self.reporter.accept_queues = survey.accept_queues;
                 self.older = survey.older.into_iter();
                 if self.older.len() == 0 {
                     self.state.finish_takeover();
@@ -298,6 +299,7 @@ impl Pipeline {
             }
             Purpose::Reconcile => {
                 self.reporter.listen_overflows = survey.listen_overflows;
+                self.reporter.accept_queues = survey.accept_queues;
                 self.state
                     .reconcile(&survey.cookies, &survey.listed, survey.since_ns);
                 self.state

@@ -2,16 +2,17 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{payload::Reader, state::State};
+use super::{limits, payload::Reader, state::State};
 use crate::{
+    decode::Reject,
     event::EventKind,
     kernel::{
         load::{Probe, maps},
         stats,
     },
     probe_report::{
-        CostReport, FactReport, KernelLedger, KernelReport, LedgerReport, LossReport, MapReport, ProbeReport,
-        ProgramReport, RingReport, StartReport,
+        AcceptQueueReport, CostReport, FactReport, KernelLedger, KernelReport, LedgerReport, LossReport,
+        MapReport, ProbeReport, ProgramReport, RingReport, StartReport,
     },
     ring::Ring,
 };
@@ -31,6 +32,8 @@ pub struct Reporter {
     capacities: BTreeMap<String, u32>,
     /// Accept queues that overflowed, by namespace, as of the last survey.
     pub listen_overflows: BTreeMap<String, u64>,
+    /// Accept queues that connections waited in, as of the last survey.
+    pub accept_queues: Vec<AcceptQueueReport>,
 }
 
 impl Reporter {
@@ -46,6 +49,7 @@ impl Reporter {
             programs: Vec::new(),
             capacities: maps(&probe.ebpf),
             listen_overflows: BTreeMap::new(),
+            accept_queues: Vec::new(),
         }
     }
 
@@ -102,6 +106,8 @@ impl Reporter {
             cost: cost(&self.programs),
             governor: None,
             listen_overflows: self.listen_overflows.clone(),
+            accept_queues: self.accept_queues.clone(),
+            limits: limits::read(),
             taking_over: state.is_taking_over(),
             notices: self.notices.clone(),
         };
@@ -185,12 +191,12 @@ fn kernel_ledger(
         seen,
         drained,
         lost,
-        rejected: state
-            .counters
-            .rejected
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), *v))
-            .collect(),
+        rejected: Reject::ALL
+            .map(|reject| {
+                let count = state.counters.rejected.get(reject.name());
+                (reject.name().to_owned(), count.copied().unwrap_or(0))
+            })
+            .into(),
         suppressed: counters.suppressed(),
         lost_bytes: counters.lost_bytes(),
         closes: difference == 0,
@@ -210,6 +216,7 @@ fn own_counters(state: &State) -> BTreeMap<String, u64> {
     let (own, processes) = (&state.counters, state.processes.counters());
     [
         ("events_shed", own.events_shed),
+        ("updates_sampled_out", own.updates_sampled_out),
         ("samples_shed", own.samples_shed),
         ("flow_table_full", own.table_full),
         ("forward_table_full", own.forwards_full),

@@ -2,6 +2,7 @@
 
 mod connections;
 mod datagrams;
+mod detail;
 mod forwarded;
 mod observe;
 mod older;
@@ -15,6 +16,8 @@ use std::{
 };
 
 use netprobe_common::AcceptRecord;
+
+use detail::{Share, Tells};
 
 use super::{
     delta::Observer,
@@ -66,6 +69,8 @@ pub struct StageCounters {
     pub late_records: u64,
     /// `open` and `update` events left out to stay within the budget.
     pub events_shed: u64,
+    /// `update` events left out because their flows are not of the share that is told.
+    pub updates_sampled_out: u64,
     /// Samples left out to stay within the budget.
     pub samples_shed: u64,
 }
@@ -102,6 +107,8 @@ pub struct State {
     takeover: Option<Takeover>,
     /// Steps the governor has taken, see [`STEPS`].
     shed: usize,
+    /// Flows whose updates are told without a reason.
+    share: Share,
     config: FlowConfig,
 }
 
@@ -127,6 +134,7 @@ impl State {
             ended: Ended::default(),
             takeover: None,
             shed: 0,
+            share: Share::new(config.update_share),
             config: config.clone(),
         }
     }
@@ -178,22 +186,20 @@ impl State {
         STEPS[..self.shed].iter().any(|(name, _)| *name == step)
     }
 
-    /// Whether `open` and `update` events are told now.
-    fn tells(&self, state: FlowState) -> bool {
-        !self.sheds(if state == FlowState::Open {
-            "opens"
-        } else {
-            "updates"
-        })
+    /// What of live flows is told now.
+    fn tells(&self) -> Tells {
+        Tells {
+            opens: !self.sheds("opens"),
+            updates: !self.sheds("updates"),
+            share: self.share,
+        }
     }
 
     /// Emits what is due: `open` and `update` events.
     pub fn tick(&mut self, now_ns: u64) {
-        let tells = [FlowState::Open, FlowState::Update].map(|state| self.tells(state));
+        let tells = self.tells();
         for due in self.timers.take(now_ns, TOLD_AT_ONCE) {
             let next = now_ns + self.config.update_every.0.as_nanos() as u64;
-            // What is shed as an `open` event is told as one later.
-            let told = |opened: bool| tells[usize::from(opened)];
             let event = match &due {
                 &Due::Flow(cookie, started_ns) => {
                     let Some(live) = self
@@ -203,8 +209,8 @@ impl State {
                     else {
                         continue;
                     };
-                    let state = next_state(live.opened);
-                    told(live.opened).then(|| {
+                    let incident = || detail::is_incident(&*self.observer, live);
+                    tells.next(live.opened, cookie, incident).map(|state| {
                         live.opened = true;
                         self.maker.live(live, state, now_ns)
                     })
@@ -218,16 +224,15 @@ impl State {
                     else {
                         continue;
                     };
-                    let state = next_state(flow.opened);
-                    told(flow.opened).then(|| {
+                    tells.next(flow.opened, begun_ns, || false).map(|state| {
                         flow.opened = true;
                         forward::event(&self.maker, flow, state, None, now_ns)
                     })
                 }
             };
             match event {
-                Some(event) => drop(self.fanout.emit(event)),
-                None => self.counters.events_shed += 1,
+                Ok(event) => drop(self.fanout.emit(event)),
+                Err(left_out) => self.counters.leave_out(left_out),
             }
             self.timers.set(next, due);
         }
@@ -300,15 +305,6 @@ impl State {
     /// Emits an event of another stage.
     pub fn emit(&mut self, event: Event) {
         self.fanout.emit(event);
-    }
-}
-
-/// What a live flow tells next: first that it is open.
-const fn next_state(opened: bool) -> FlowState {
-    if opened {
-        FlowState::Update
-    } else {
-        FlowState::Open
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
         load::Own,
         netns::{self, NetNs},
     },
+    probe_report::AcceptQueueReport,
 };
 
 /// What a survey is for.
@@ -70,6 +71,8 @@ pub struct Survey {
     pub translations: Translations,
     /// Connections refused by full accept queues, by namespace.
     pub listen_overflows: BTreeMap<String, u64>,
+    /// The fullest accept queues.
+    pub accept_queues: Vec<AcceptQueueReport>,
     /// Connections older than the agent.
     pub older: Vec<Live>,
     /// Forwarded connections not seen to begin.
@@ -90,6 +93,7 @@ impl Survey {
             cookies: HashSet::new(),
             translations: Translations::default(),
             listen_overflows: BTreeMap::new(),
+            accept_queues: Vec::new(),
             older: Vec::new(),
             forwarded: Vec::new(),
         };
@@ -140,14 +144,19 @@ impl Survey {
                 self.listen_overflows.insert(namespace.inode.to_string(), count);
             }
         }
+        let listeners = self.listeners(namespaces);
+        self.accept_queues = fullest(&listeners);
         let baseline = self.purpose == Purpose::Baseline;
         if baseline || scope.forwarded_by_list {
             let again = Translations::take(namespaces);
             self.forwarded = baseline::forwarded(self, &again, &scope.config.probe);
         }
         if baseline {
-            let listeners = self.listeners(namespaces);
-            self.older = baseline::older(self, &listeners, scope);
+            let ports = listeners
+                .iter()
+                .map(|socket| (socket.netns, socket.local.port()))
+                .collect();
+            self.older = baseline::older(self, &ports, scope);
             self.sockets = Vec::new();
         } else {
             self.cookies = self.sockets.drain(..).map(|socket| socket.cookie).collect();
@@ -168,14 +177,11 @@ impl Survey {
         }
     }
 
-    /// Ports that are listened on, by namespace.
-    fn listeners(&mut self, namespaces: &[NetNs]) -> HashSet<(u64, u16)> {
-        let mut listeners = HashSet::new();
+    fn listeners(&mut self, namespaces: &[NetNs]) -> Vec<SocketInfo> {
+        let mut listeners = Vec::new();
         for namespace in namespaces {
             match sockets::dump(namespace, Query::TcpListeners) {
-                Ok(found) => {
-                    listeners.extend(found.iter().map(|socket| (socket.netns, socket.local.port())));
-                }
+                Ok(mut found) => listeners.append(&mut found),
                 Err(error) => self.notices.push(format!(
                     "listeners of network namespace {} cannot be listed, so older connections of it count as clients': {error}",
                     namespace.inode
@@ -184,4 +190,23 @@ impl Survey {
         }
         listeners
     }
+}
+
+/// The accept queues that connections wait in, those with the least room left first.
+fn fullest(listeners: &[SocketInfo]) -> Vec<AcceptQueueReport> {
+    const MOST: usize = 20;
+    let mut queues: Vec<_> = listeners
+        .iter()
+        .filter_map(|socket| Some((socket, socket.backlog?)))
+        .filter(|(_, backlog)| backlog.now > 0)
+        .map(|(socket, backlog)| AcceptQueueReport {
+            netns: socket.netns,
+            listener: socket.local.to_string(),
+            waiting: u64::from(backlog.now),
+            room: u64::from(backlog.max),
+        })
+        .collect();
+    queues.sort_by_key(|queue| (queue.room.saturating_sub(queue.waiting), queue.listener.clone()));
+    queues.truncate(MOST);
+    queues
 }

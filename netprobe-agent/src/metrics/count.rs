@@ -3,8 +3,9 @@
 use super::{
     labels::UNKNOWN,
     pair::{Pair, side},
+    rates::Counts,
     series::Series,
-    window::{Counts, Window},
+    window::Window,
 };
 use crate::{
     event::{

@@ -35,6 +35,8 @@ pub struct WindowReport {
     pub rtt: Option<Quantiles>,
     /// Time in the accept queue.
     pub accept_wait: Option<Quantiles>,
+    /// Time from the first byte of a request to the last of its response.
+    pub request: Option<Quantiles>,
 }
 
 /// Counts and rates of a window.
@@ -60,6 +62,23 @@ pub struct Traffic {
     pub syn_retransmits: u64,
     /// Segments sent again.
     pub retransmits: u64,
+    /// Requests read.
+    pub requests: u64,
+    /// The same a second.
+    pub requests_per_second: f64,
+    /// Those that were not answered well.
+    pub request_errors: RequestErrors,
+}
+
+/// Requests that were not answered well, by type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RequestErrors {
+    /// Answered with a client's error (HTTP 4xx).
+    pub client: u64,
+    /// Answered with a server's error (HTTP 5xx, a failed DNS look-up).
+    pub server: u64,
+    /// Not answered.
+    pub unanswered: u64,
 }
 
 /// Failures by type.
@@ -131,6 +150,7 @@ impl Minutes {
             connect: quantiles(&recent.connect),
             rtt: quantiles(&recent.rtt),
             accept_wait: quantiles(&recent.accept_wait),
+            request: quantiles(&recent.request),
         }
     }
 
@@ -156,6 +176,13 @@ impl Minutes {
             retries: counts.retries,
             syn_retransmits: counts.syn_retransmits,
             retransmits: counts.retransmits,
+            requests: counts.requests,
+            requests_per_second: counts.requests as f64 / seconds,
+            request_errors: RequestErrors {
+                client: counts.client_errors,
+                server: counts.server_errors,
+                unanswered: counts.unanswered_requests,
+            },
         }
     }
 }

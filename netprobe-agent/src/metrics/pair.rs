@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{
     histogram::{Exemplar, Histogram},
+    rates::Rates,
     requests::Routes,
-    window::{Rates, Window},
+    window::Window,
 };
 use crate::event::{FlowRole, Nanos, TraceId};
 
@@ -45,6 +46,14 @@ pub(super) struct Totals {
     pub(super) timeouts: u64,
     pub(super) retries: u64,
     pub(super) requests: Routes,
+}
+
+impl Totals {
+    /// Whether connections were counted, not datagrams alone.
+    pub(super) fn has_tcp(&self) -> bool {
+        let tried = |of: &Side| of.connects > 0 || !of.failed.is_empty();
+        self.sides.iter().any(tried) || self.tcp_bytes != [0; 2] || self.rtt.is_some()
+    }
 }
 
 /// What tells clients and servers apart.

@@ -206,6 +206,22 @@ impl Writer<'_> {
                 .map(|(name, count)| (vec![("counter", name.as_str())], *count))
                 .collect(),
         );
+        let limits = report.limits.iter();
+        self.gauges(
+            "host_limit_used",
+            "How much is used of what the host has a limit on",
+            limits
+                .clone()
+                .map(|limit| (vec![("limit", limit.what.as_str())], limit.used))
+                .collect(),
+        );
+        self.gauges(
+            "host_limit",
+            "How much there may be of what the host has a limit on",
+            limits
+                .map(|limit| (vec![("limit", limit.what.as_str())], limit.limit))
+                .collect(),
+        );
         self.counters(
             "listen_overflows",
             "Connections dropped because an accept queue was full",

@@ -43,6 +43,17 @@ impl Series {
         let pair = self.pair(service, peer, role, now_ms);
         let of = pair.totals.requests.entry((side(role), route)).or_default();
         let class = class(request, is_dns);
+        if detail {
+            let recent = pair.recent[side(role)].get_or_insert_default();
+            let counts = recent.rates.current(now_ms);
+            counts.requests += 1;
+            match class {
+                "4xx" => counts.client_errors += 1,
+                "5xx" | "failed" => counts.server_errors += 1,
+                "none" => counts.unanswered_requests += 1,
+                _ => {}
+            }
+        }
         match of.counts.iter_mut().find(|(m, c, _)| *m == method && *c == class) {
             Some((.., count)) => *count += 1,
             None => of.counts.push((method, class, 1)),

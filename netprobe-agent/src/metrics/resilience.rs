@@ -12,14 +12,19 @@
 //!   one remote reset in ten outcomes and two at least, or a burst of retransmits.
 //! - `healthy`: none of it. Without an outcome in five minutes the state is not known.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     pair::side,
+    rates::{Counts, Line},
     series::Series,
-    window::{Counts, Line, Quantiles, Scratch, Span, Window},
+    window::{Quantiles, Scratch, Span, Window},
 };
 use crate::event::FlowRole;
 
@@ -100,16 +105,9 @@ impl From<Counts> for Evidence {
 impl Series {
     /// Every destination of the last five minutes, the worst first.
     pub(super) fn destinations(&self, now_ms: u64) -> Vec<Destination> {
-        let mut peers: BTreeMap<&Arc<str>, (Line, Vec<&Window>)> = BTreeMap::new();
-        for pair in &self.pairs {
-            if let Some(recent) = &pair.recent[side(FlowRole::Client)] {
-                let (line, connect) = peers.entry(&pair.key.1).or_default();
-                recent.rates.lay_out(now_ms, line);
-                connect.push(&recent.connect);
-            }
-        }
         let mut scratch = Scratch::new();
-        let mut destinations: Vec<_> = peers
+        let mut destinations: Vec<_> = self
+            .lines(now_ms, |_| true)
             .into_iter()
             .map(|(peer, (line, connect))| {
                 let connect = scratch.quantiles(connect, now_ms, Span::Minute);
@@ -118,6 +116,56 @@ impl Series {
             .collect();
         destinations.sort_by_key(|destination| std::cmp::Reverse(destination.state));
         destinations
+    }
+
+    /// The last five minutes of the destinations wanted, over all services.
+    fn lines(
+        &self,
+        now_ms: u64,
+        wanted: impl Fn(&Arc<str>) -> bool,
+    ) -> BTreeMap<&Arc<str>, (Line, Vec<&Window>)> {
+        let mut peers: BTreeMap<_, (Line, Vec<&Window>)> = BTreeMap::new();
+        for pair in &self.pairs {
+            if let Some(recent) = &pair.recent[side(FlowRole::Client)]
+                && wanted(&pair.key.1)
+            {
+                let (line, connect) = peers.entry(&pair.key.1).or_default();
+                recent.rates.lay_out(now_ms, line);
+                connect.push(&recent.connect);
+            }
+        }
+        peers
+    }
+
+    /// Notes which destinations are failing. Returns whether one is.
+    pub(super) fn note_incidents(&mut self, now_ms: u64) -> bool {
+        // Most have no failure at all, and need not be laid out.
+        let suspects: HashSet<_> = self
+            .pairs
+            .iter()
+            .filter(|pair| {
+                let recent = pair.recent[side(FlowRole::Client)].as_ref();
+                recent.is_some_and(|recent| recent.rates.any(|counts| counts.failures() > 0))
+            })
+            .map(|pair| &pair.key.1)
+            .collect();
+        let lines = match suspects.is_empty() {
+            true => BTreeMap::new(),
+            false => self.lines(now_ms, |peer| suspects.contains(peer)),
+        };
+        let failing = lines
+            .into_iter()
+            .filter(|(_, (line, _))| derive(line).0 == Some(State::Failing))
+            .map(|(peer, _)| peer.clone())
+            .collect();
+        self.failing = failing;
+        !self.failing.is_empty()
+    }
+
+    /// Whether what clients of a service dial here was failing when last looked at.
+    pub(super) fn is_failing(&mut self, service: Option<&str>, peer: Option<(IpAddr, u16)>) -> bool {
+        let peer = self.peer_label(service, peer);
+        self.failing.contains(&peer)
     }
 }
 

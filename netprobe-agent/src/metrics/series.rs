@@ -85,6 +85,8 @@ pub(super) struct Series {
     retired_services: LruCache<Arc<str>, OfService>,
     pub(super) host: OfHost,
     pub(super) windows: Windows,
+    /// Destinations that were failing when last looked at.
+    pub(super) failing: HashSet<Arc<str>>,
     /// Windows of pairs and exemplars are kept.
     pub(super) detail: bool,
     idle_ms: u64,
@@ -108,6 +110,7 @@ impl Series {
             retired_services: LruCache::new(room(config.max_services)),
             host: OfHost::default(),
             windows: Windows::default(),
+            failing: HashSet::new(),
             detail: true,
             idle_ms: config.idle_after.0.as_millis() as u64,
             min_age_ms: config.min_age.0.as_millis() as u64,
@@ -123,20 +126,36 @@ impl Series {
         role: FlowRole,
         now_ms: u64,
     ) -> &mut Pair {
+        let (at, bounds) = self.find(service, peer, role);
+        self.note(bounds);
+        let pair = &mut self.pairs[at];
+        pair.seen_ms = now_ms;
+        pair
+    }
+
+    /// The label of what clients of a service dial; nothing is counted.
+    pub(super) fn peer_label(&mut self, service: Option<&str>, peer: Option<(IpAddr, u16)>) -> Arc<str> {
+        let (at, _) = self.find(service, peer, FlowRole::Client);
+        self.pairs[at].key.1.clone()
+    }
+
+    /// Index of a pair, and the bounds met when its labels were decided.
+    fn find(
+        &mut self,
+        service: Option<&str>,
+        peer: Option<(IpAddr, u16)>,
+        role: FlowRole,
+    ) -> (usize, Bounds) {
         // Servers' peers are not told apart by port: each connection has another.
         let peer = peer.map(|(address, port)| (address, if role == FlowRole::Client { port } else { 0 }));
         let hash = hash(&self.hasher, service, peer, role);
         let known = self.routes.find(hash, |route| {
             route.peer == peer && route.role == role && route.service.as_deref() == service
         });
-        let (at, bounds) = match known {
+        match known {
             Some(route) => (route.pair, route.bounds),
             None => self.decide(hash, service, peer, role),
-        };
-        self.note(bounds);
-        let pair = &mut self.pairs[at];
-        pair.seen_ms = now_ms;
-        pair
+        }
     }
 
     fn decide(

@@ -149,9 +149,11 @@ impl Snapshot {
                 page.histogram(&[("service", service), ("peer", peer)], rtt);
             }
         }
+        // Zeros are shown: what first shows with its first count is no increase to Prometheus.
         let by_pair = |page: &mut dyn Page, amount: fn(&Totals) -> u64| {
-            for (service, peer, totals) in self.pairs() {
-                some(page, &[("service", service), ("peer", peer)], amount(totals));
+            for (service, peer, totals) in self.pairs().filter(|(.., totals)| totals.has_tcp()) {
+                let labels = [("service", service), ("peer", peer)];
+                page.sample(&labels, amount(totals).into(), None);
             }
         };
         page.family("tcp_retransmits", "TCP segments sent again", Kind::Counter);
@@ -201,7 +203,7 @@ impl Snapshot {
             Kind::Counter,
         );
         for (origin, count) in ["local", "remote"].into_iter().zip(host.resets) {
-            some(page, &[("origin", origin)], count);
+            page.sample(&[("origin", origin)], count.into(), None);
         }
         page.family(
             "nat_lookups",
@@ -225,7 +227,7 @@ impl Snapshot {
             Kind::Counter,
         );
         for ((_, label), count) in Bounds::NAMES.iter().zip(host.overflows) {
-            some(page, &[("label", label)], count);
+            page.sample(&[("label", label)], count.into(), None);
         }
     }
 

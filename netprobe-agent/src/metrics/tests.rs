@@ -1,11 +1,9 @@
-//! Tests of counting, bounds and the page.
+//! What is counted, and how often.
 
-use std::{
-    collections::BTreeMap,
-    io::Write,
-    net::{IpAddr, Ipv4Addr},
-    process::{Command, Stdio},
-};
+mod page;
+mod policy;
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
 use crate::{
@@ -170,237 +168,6 @@ fn live_flows_move_between_services() {
     assert_eq!(value(&page, "netprobe_forwarded_connections_active"), Some(1.0));
 }
 
-#[test]
-fn peers_are_named_by_the_rule() {
-    let mut config = MetricsConfig {
-        max_peers: 2,
-        max_peer_networks: 1,
-        ..MetricsConfig::default()
-    };
-    config
-        .peers
-        .insert("192.0.2.0/24".parse().unwrap(), "known".to_owned());
-    config
-        .peers
-        .insert("192.0.2.7/32".parse().unwrap(), "mail".to_owned());
-    let metrics = with(&config);
-    let name = |address: &str, port: u16, role: FlowRole| {
-        let peer = Some((address.parse().unwrap(), port));
-        metrics.series().pair(Some("s"), peer, role, 0).key.1.to_string()
-    };
-    use FlowRole::{Client, Server};
-    for (address, port, role, expected) in [
-        ("192.0.2.7", 25, Client, "mail"),
-        ("192.0.2.8", 25, Server, "known"),
-        ("10.0.0.1", 80, Client, "10.0.0.1:80"),
-        ("10.1.2.3", 50_000, Server, "10.1.0.0/16"),
-        ("10.0.0.1", 81, Client, "10.0.0.1:81"),
-        ("10.1.0.1", 82, Client, "10.1.0.0/16"),
-        ("10.2.0.1", 82, Client, OTHER),
-        ("2001:db8::1", 82, Server, OTHER),
-        // What was admitted stays admitted.
-        ("10.0.0.1", 80, Client, "10.0.0.1:80"),
-    ] {
-        assert_eq!(name(address, port, role), expected, "{address}:{port}");
-    }
-    assert_eq!(&*metrics.series().pair(Some("s"), None, Client, 0).key.1, UNKNOWN);
-    assert_eq!(
-        value(&page(&metrics), "netprobe_label_overflow_total{label=\"peer\"}"),
-        Some(3.0)
-    );
-}
-
-#[test]
-fn series_stay_bounded_whatever_the_traffic() {
-    let config = MetricsConfig {
-        max_services: 5,
-        max_pairs: 50,
-        max_values: 3,
-        ..MetricsConfig::default()
-    };
-    let metrics = with(&config);
-    let total = |metrics: &Metrics| {
-        page(metrics)
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .count()
-    };
-    let mut counts = Vec::new();
-    for round in 0..3_u16 {
-        for index in 0..2000_u16 {
-            let service = format!("service-{}", index % 97);
-            let mut delta = client((address(index), round * 100 + index % 7));
-            delta.service = Some(&service);
-            (delta.bytes_sent, delta.established, delta.connect_seconds) = (1, true, Some(0.1));
-            metrics.observe_flow(&delta);
-            let mut event = fixture::flow();
-            let error = format!("E{index}").into();
-            event.flow = Some(Flow {
-                error: Some(error),
-                ..Flow::new(FlowState::Failed)
-            });
-            metrics.consume(&event);
-        }
-        counts.push(total(&metrics));
-    }
-    assert_eq!(counts[0], counts[2], "series grow with flows");
-    let page = page(&metrics);
-    assert!(series(&page, "netprobe_tcp_bytes_total").len() <= 50 + 6);
-    let sum: f64 = series(&page, "netprobe_tcp_bytes_total")
-        .iter()
-        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
-        .sum();
-    assert_eq!(sum, 6000.0, "a bound may hide a name, never an amount");
-}
-
-/// Labels without a memory of routes, asked the same, decide the same; and a bound met counts every time.
-#[test]
-fn kept_decisions_are_the_decisions() {
-    let config = MetricsConfig {
-        peers: BTreeMap::from([("192.0.7.0/24".parse().unwrap(), "known".to_owned())]),
-        max_peers: 100,
-        peer_prefix_v4: 24,
-        max_peer_networks: 10,
-        max_services: 4,
-        max_pairs: 60,
-        ..MetricsConfig::default()
-    };
-    let metrics = with(&config);
-    let mut labels = labels::Labels::new(&config);
-    let mut met = BTreeMap::new();
-    // Past the number of decisions kept, and back to the first.
-    for index in (0..3000_u16).chain(0..3000).chain(2000..2100) {
-        let names = ["a", "b", "c", "d", "e", "~other"];
-        let service = names.get(usize::from(index) % 7).copied();
-        for role in [FlowRole::Client, FlowRole::Server] {
-            let peer = (index % 11 != 0).then(|| (address(index), index % 13));
-            let (service_label, peer_label, bounds) = labels.pair(service, peer, role);
-            for (_, name) in labels::Bounds::NAMES
-                .iter()
-                .filter(|(bound, _)| bounds.contains(*bound))
-            {
-                *met.entry(*name).or_insert(0.0) += 1.0;
-            }
-            let mut series = metrics.series();
-            let pair = series.pair(service, peer, role, 0);
-            assert_eq!(pair.key, (service_label, peer_label), "{index}");
-        }
-    }
-    let page = page(&metrics);
-    assert_eq!(
-        met.keys().copied().collect::<Vec<_>>(),
-        ["peer", "service", "service,peer"]
-    );
-    for (name, count) in met {
-        let series = format!("netprobe_label_overflow_total{{label=\"{name}\"}}");
-        assert_eq!(value(&page, &series), Some(count), "{name}");
-    }
-}
-
-#[test]
-fn refused_names_share_a_series() {
-    let config = MetricsConfig {
-        max_services: 1,
-        max_values: 1,
-        ..MetricsConfig::default()
-    };
-    let metrics = with(&config);
-    for service in ["a", "b", "c", "a"] {
-        metrics.move_active(None, Some((Some(service), FlowRole::Server)));
-        let mut event = fixture::flow();
-        event.nat.as_mut().unwrap().method = Some(service.to_owned().into());
-        metrics.consume(&event);
-    }
-    let page = page(&metrics);
-    for (series, expected) in [
-        ("tcp_connections_active{service=\"a\",role=\"server\"}", 2.0),
-        ("tcp_connections_active{service=\"~other\",role=\"server\"}", 2.0),
-        ("nat_lookups_total{result=\"snat+dnat\",method=\"a\"}", 2.0),
-        ("nat_lookups_total{result=\"snat+dnat\",method=\"~other\"}", 2.0),
-        ("label_overflow_total{label=\"service\"}", 2.0),
-        ("label_overflow_total{label=\"method\"}", 2.0),
-    ] {
-        assert_eq!(
-            value(&page, &format!("netprobe_{series}")),
-            Some(expected),
-            "{series}"
-        );
-    }
-}
-
-/// A series leaves when nothing was counted in it for long, sooner when a bound was met, and goes on where it stood.
-#[test]
-fn idle_series_leave_and_come_back_where_they_stood() {
-    let config = MetricsConfig {
-        max_peers: 2,
-        max_peer_networks: 0,
-        ..MetricsConfig::default()
-    };
-    let (idle, min_age) = (3_600_000, 600_000);
-    let mut series = series::Series::new(&config);
-    let count = |series: &mut series::Series, peer: u16, now_ms: u64| {
-        let mut delta = client((address(peer), 80));
-        (delta.bytes_sent, delta.established, delta.connect_seconds) = (10, true, Some(1e-3));
-        series.observe(&delta, now_ms, "boot");
-    };
-    let shown = |series: &series::Series, peer: &str| {
-        let mut page = text::TextPage::new(false);
-        series.snapshot(0).write(&mut page);
-        let page = page.finish();
-        let of = |name: &str| {
-            value(
-                &page,
-                &format!(
-                    "netprobe_{name}{{service=\"curl\",peer=\"{peer}\",{}}}",
-                    if name.ends_with("count") {
-                        "role=\"client\""
-                    } else {
-                        "direction=\"sent\""
-                    }
-                ),
-            )
-        };
-        (of("tcp_bytes_total"), of("tcp_connect_duration_seconds_count"))
-    };
-    count(&mut series, 1, 0);
-    count(&mut series, 2, 1000);
-    count(&mut series, 2, idle);
-    series.sweep(idle - 1);
-    assert_eq!(shown(&series, "192.0.0.1:80"), (Some(10.0), Some(1.0)));
-    series.sweep(idle);
-    assert_eq!(shown(&series, "192.0.0.1:80"), (None, None));
-    assert_eq!(shown(&series, "192.0.0.2:80"), (Some(20.0), Some(2.0)));
-    count(&mut series, 1, idle + 1);
-    assert_eq!(shown(&series, "192.0.0.1:80"), (Some(20.0), Some(2.0)));
-    // No room for a third: what is idle for long enough makes way.
-    count(&mut series, 3, idle + min_age - 1);
-    assert_eq!(shown(&series, OTHER), (Some(10.0), Some(1.0)));
-    series.sweep(idle + min_age);
-    assert_eq!(shown(&series, "192.0.0.2:80"), (None, None));
-    count(&mut series, 3, idle + min_age);
-    assert_eq!(shown(&series, "192.0.0.3:80"), (Some(10.0), Some(1.0)));
-    assert_eq!(shown(&series, OTHER), (Some(10.0), Some(1.0)));
-}
-
-#[test]
-fn services_not_on_the_list_are_others_and_no_overflow() {
-    let metrics = with(&MetricsConfig {
-        services_only: vec!["nginx".to_owned()],
-        ..MetricsConfig::default()
-    });
-    for service in ["nginx", "curl"] {
-        metrics.move_active(None, Some((Some(service), FlowRole::Client)));
-    }
-    let page = page(&metrics);
-    let active = series(&page, "netprobe_tcp_connections_active");
-    assert_eq!(active.len(), 2, "{active:?}");
-    assert!(
-        active.iter().any(|line| line.contains("service=\"~other\"")),
-        "{active:?}"
-    );
-    assert!(!page.contains("label_overflow"), "{page}");
-}
-
 /// The same flows give the same page, whatever the order in which they come.
 #[test]
 fn two_runs_agree() {
@@ -440,237 +207,79 @@ fn exemplars_lead_to_the_events() {
     assert!(!page(&metrics).contains("trace_id"));
 }
 
-fn full_report() -> ProbeReport {
-    let counts = |name: &str| BTreeMap::from([(name.to_owned(), 7)]);
-    ProbeReport {
-        agent_version: "0.1.0".to_owned(),
-        kernel: KernelReport {
-            release: "6.18.0".to_owned(),
-            ..Default::default()
-        },
-        facts: vec![
-            FactReport {
-                fact: "nat".to_owned(),
-                method: Some("net_dev_queue".to_owned()),
-                ..Default::default()
-            },
-            FactReport {
-                fact: "accept".to_owned(),
-                ..Default::default()
-            },
-        ],
-        programs: vec![ProgramReport {
-            name: "state".to_owned(),
-            runs: Some(3),
-            run_ns: Some(1_500_000_000),
-            recursion_misses: Some(0),
-            verified_instructions: None,
-        }],
-        maps: vec![MapReport {
-            name: "FLOWS".to_owned(),
-            entries: Some(1),
-            capacity: 10,
-        }],
-        ring: Some(RingReport {
-            bytes: 65_536,
-            fill: 0.25,
-        }),
-        ledger: Some(LedgerReport {
-            kernel: KernelLedger {
-                seen: counts("closed"),
-                drained: counts("closed"),
-                lost: vec![LossReport {
-                    stage: "ring".to_owned(),
-                    reason: "full".to_owned(),
-                    count: 2,
-                }],
-                rejected: counts("short"),
-                suppressed: counts("own"),
-                lost_bytes: counts("sent"),
-                closes: true,
-                difference: 0,
-            },
-            sinks: vec![SinkLedger {
-                sink: "output".to_owned(),
-                delivered: 4,
-                lost: counts("queue_full"),
-                suppressed: counts("reader_gone"),
-                queued: 1,
-                ..Default::default()
-            }],
-            emitted: counts("flow"),
-        }),
-        counters: BTreeMap::from([
-            (BYTE_DISAGREEMENTS.to_owned(), 5),
-            ("flow_table_full".to_owned(), 6),
-            (format!("{}openssl", crate::probe_report::OPAQUE_TLS), 2),
-        ]),
-        listen_overflows: counts("4026531840"),
-        stream: Some(StreamReport::default()),
-        archive: Some(ArchiveReport {
-            segments: BTreeMap::from([("archived".to_owned(), 1)]),
-            ..ArchiveReport::default()
-        }),
-        governor: Some(GovernorReport {
-            cpu_usage: Some(0.25),
-            ..GovernorReport::default()
-        }),
-        cost: Some(CostReport {
-            cpu_seconds: 1.5,
-            memory_bytes: 1 << 20,
-            bpf_seconds: None,
-        }),
-        ..Default::default()
+/// What is known to be possible is there before it happens: to Prometheus a series that begins at one never rose.
+#[test]
+fn errors_are_counted_from_zero_on() {
+    let metrics = metrics();
+    let mut delta = client((address(1), 80));
+    (delta.established, delta.connect_seconds) = (true, Some(1e-3));
+    metrics.observe_flow(&delta);
+    let page = page(&metrics);
+    let pair = "{service=\"curl\",peer=\"192.0.0.1:80\"}";
+    for series in [
+        format!("tcp_timeouts_total{pair}"),
+        format!("tcp_retransmits_total{pair}"),
+        format!("tcp_connect_retries_total{pair}"),
+        "tcp_resets_total{origin=\"remote\"}".to_owned(),
+        "label_overflow_total{label=\"peer\"}".to_owned(),
+    ] {
+        assert_eq!(value(&page, &format!("netprobe_{series}")), Some(0.0), "{series}");
     }
 }
 
-/// Metrics with every family on the page.
-fn full() -> Arc<Metrics> {
+#[test]
+fn a_destination_that_fails_is_an_incident() {
     let metrics = metrics();
-    for (protocol, role) in [
-        (Protocol::Tcp, FlowRole::Client),
-        (Protocol::Udp, FlowRole::Server),
-    ] {
-        let mut delta = client((address(9), 53));
-        (delta.protocol, delta.role, delta.service) = (protocol, role, Some("a \"quoted\"\\ \n name"));
-        (
-            delta.bytes_sent,
-            delta.bytes_received,
-            delta.datagrams_sent,
-            delta.datagrams_received,
-        ) = (1, 2, 3, 4);
-        (
-            delta.established,
-            delta.connect_seconds,
-            delta.accept_wait_seconds,
-        ) = (true, Some(0.1), Some(0.2));
-        (delta.rtt_seconds, delta.retransmits, delta.syn_retransmits) = (Some(0.1), 1, 1);
-        metrics.observe_flow(&delta);
-        metrics.move_active(None, Some((Some("curl"), role)));
-    }
-    // Failed, and tried again.
-    for _ in 0..2 {
+    let event = |peer: (IpAddr, u16), state| {
         let mut event = fixture::flow();
-        event.flow = Some(Flow::new(FlowState::Failed));
-        event.elapsed_ms = Some(0.0);
-        metrics.consume(&event);
-    }
-    for (state, reason) in [
-        (FlowState::Failed, CloseReason::Timeout),
-        (FlowState::Closed, CloseReason::ResetLocal),
-    ] {
-        let mut event = fixture::flow();
+        (event.peer_ip, event.peer_port) = (Some(peer.0), Some(peer.1));
+        event.service = Some("curl".into());
+        event.role = Some(FlowRole::Client);
         event.flow = Some(Flow {
-            close_reason: Some(reason),
+            close_reason: Some(CloseReason::Refused),
             ..Flow::new(state)
         });
+        event
+    };
+    let (bad, good) = ((address(1), 80), (address(2), 80));
+    for peer in [bad, good] {
+        let mut delta = client(peer);
+        (delta.established, delta.connect_seconds) = (true, Some(1e-3));
+        metrics.observe_flow(&delta);
+    }
+    metrics.tick();
+    assert!(!metrics.is_incident(Some("curl"), Some(bad)));
+    for _ in 0..3 {
+        metrics.consume(&event(bad, FlowState::Failed));
+    }
+    metrics.tick();
+    assert!(metrics.is_incident(Some("curl"), Some(bad)));
+    // Whoever asks for it: the state is that of the destination.
+    assert!(metrics.is_incident(Some("wget"), Some(bad)));
+    assert!(!metrics.is_incident(Some("curl"), Some(good)));
+    assert!(!metrics.is_incident(None, None));
+}
+
+#[test]
+fn the_last_minutes_have_requests_and_their_errors() {
+    let metrics = metrics();
+    for status in [Some(200), Some(204), Some(404), Some(503), None] {
+        let mut event = fixture::request();
+        if let Some(request) = &mut event.request {
+            request.status_code = status;
+        }
         metrics.consume(&event);
     }
-    metrics.consume(&fixture::request());
-    metrics.series().host.overflows[1] += 1;
-    metrics
-}
-
-#[test]
-fn every_family_of_the_contract_is_on_the_page() {
-    let page = render(&full(), Some(&full_report()), Format::Text);
-    for name in [
-        "tcp_connects_total",
-        "tcp_connect_duration_seconds",
-        "tcp_connections_active",
-        "tcp_bytes_total",
-        "tcp_rtt_seconds",
-        "tcp_retransmits_total",
-        "tcp_syn_retransmits_total",
-        "tcp_resets_total",
-        "tcp_timeouts_total",
-        "tcp_connect_retries_total",
-        "window_latency_seconds",
-        "tcp_accept_wait_seconds",
-        "listen_overflows_total",
-        "nat_lookups_total",
-        "forwarded_connections_active",
-        "records_seen_total",
-        "records_drained_total",
-        "records_lost_total",
-        "lost_bytes_total",
-        "records_rejected_total",
-        "events_emitted_total",
-        "events_delivered_total",
-        "events_lost_total",
-        "events_suppressed_total",
-        "events_queued",
-        "probe_attached",
-        "bpf_program_run_seconds_total",
-        "bpf_program_runs_total",
-        "bpf_map_entries",
-        "bpf_map_capacity",
-        "ring_fill_ratio",
-        "byte_disagreement_total",
-        "probe_counters_total",
-        "label_overflow_total",
-        "agent_cpu_seconds_total",
-        "agent_memory_bytes",
-        "agent_cpu_usage",
-        "agent_cpu_budget",
-        "governor_level",
-        "build_info",
-    ] {
-        assert_eq!(
-            page.matches(&format!("# TYPE netprobe_{name} ")).count(),
-            1,
-            "{name}\n{page}"
-        );
-        assert_eq!(
-            page.matches(&format!("# HELP netprobe_{name} ")).count(),
-            1,
-            "{name}"
-        );
-    }
-    assert_eq!(
-        value(&page, "netprobe_bpf_program_run_seconds_total{program=\"state\"}"),
-        Some(1.5)
-    );
-    assert_eq!(value(&page, "netprobe_ring_fill_ratio"), Some(0.25));
-    assert_eq!(
-        value(&page, "netprobe_probe_attached{fact=\"accept\",method=\"none\"}"),
-        Some(0.0)
-    );
-    let open = render(&full(), Some(&full_report()), Format::OpenMetrics);
-    assert!(open.ends_with("# EOF\n") && open.matches("# EOF").count() == 1);
-    assert!(
-        open.contains("# TYPE netprobe_build info\n") && page.contains("# TYPE netprobe_build_info gauge\n")
-    );
-}
-
-#[test]
-fn promtool_finds_the_page_clean() {
-    let page = render(&full(), Some(&full_report()), Format::Text);
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool is needed: cargo xtask test installs it with the package prometheus");
-    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
-    let output = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.is_empty(), "{said}\n{page}");
-}
-
-#[test]
-fn the_documentation_lists_every_family_and_no_other() {
-    let page = render(&full(), Some(&full_report()), Format::Text);
-    let mut families: Vec<_> = page
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
-        .collect();
-    let mut documented: Vec<_> = include_str!("../../../docs/metrics.md")
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-        .collect();
-    families.sort_unstable();
-    documented.sort_unstable();
-    assert_eq!(families, documented);
+    let pairs = metrics.network();
+    let minute = &pairs[0].windows[1];
+    assert_eq!(minute.request.map(|quantiles| quantiles.count), Some(5));
+    let traffic = minute.traffic.as_ref().expect("traffic of the minute");
+    assert_eq!(traffic.requests, 5);
+    let errors = RequestErrors {
+        client: 1,
+        server: 1,
+        unanswered: 1,
+    };
+    assert_eq!(traffic.request_errors, errors);
+    assert!(traffic.requests_per_second > 0.0);
 }

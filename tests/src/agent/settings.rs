@@ -2,8 +2,11 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
+
+use crate::tools;
 
 /// Settings of one agent.
 #[derive(Clone, Debug, Default)]
@@ -12,16 +15,33 @@ pub struct Settings {
     pub probe: String,
     /// Lines for `[flow]`.
     pub flow: String,
+    /// Lines for `[api]` beside address and socket.
+    pub api: String,
     /// Lines for `[archive]` beside `spool` and, unless one of them says it, `url`: both are in the agent's own folder.
     pub archive: String,
     /// Where archive and spool are, instead of the agent's own folder.
     pub archive_in: Option<PathBuf>,
     /// More sections.
     pub sections: String,
+    /// A wrapper command (`setpriv …`) that runs the arguments added to it in its place.
+    pub through: Vec<String>,
     /// More arguments for `run`.
     pub args: Vec<String>,
     /// Do not ask for events on stdout.
     pub silent: bool,
+}
+
+impl Settings {
+    /// The binary under test, behind its wrapper.
+    pub(super) fn command(&self) -> Result<Command> {
+        let Some((wrapper, args)) = self.through.split_first() else {
+            return Ok(Command::new(binary()?));
+        };
+        let program = tools::find(wrapper).with_context(|| format!("{wrapper} is not installed"))?;
+        let mut command = Command::new(program);
+        command.args(args).arg(binary()?);
+        Ok(command)
+    }
 }
 
 /// The binary under test.
@@ -59,12 +79,19 @@ pub fn write_config(folder: &Path, settings: &Settings) -> Result<(PathBuf, Sock
     } else {
         format!("url = \"file://{home}/archive\"")
     };
+    // Cases wait for updates of their own flows.
+    let share = if settings.flow.contains("update_share") {
+        ""
+    } else {
+        "update_share = 1.0"
+    };
     let text = format!(
-        "[probe]\n{}\n[flow]\n{}\n[api]\nlisten = \"{listen}\"\nsocket = \"{}\"\n\
+        "[probe]\n{}\n[flow]\n{share}\n{}\n[api]\nlisten = \"{listen}\"\nsocket = \"{}\"\n{}\n\
          [archive]\n{url}\nspool = \"{home}/spool\"\n{archive}\n{}\n",
         settings.probe,
         settings.flow,
         folder.join("api.sock").display(),
+        settings.api,
         settings.sections,
     );
     std::fs::write(&path, text)?;

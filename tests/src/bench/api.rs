@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 
-use super::cost::Held;
+use super::cost::{Held, resident};
 use super::{Options, quantile, quiet, workload};
 use crate::agent::{Agent, Settings};
 use crate::http;
+use crate::tools;
 use crate::traffic::load;
 
 /// What is asked, in turn.
@@ -40,6 +41,11 @@ pub struct Api {
     pub answers: Vec<(String, f64, f64, f64)>,
     /// Questions a second that were answered.
     pub rate: f64,
+    /// What wrk did with the first of these paths, as fast as answers came: answers a second, and its median and 99th
+    /// percentile.
+    pub wrk: Vec<(String, f64, String, String)>,
+    /// Resident memory, kilobytes: when, all of it, and what of it is the agent's own (the rest is binary and ring).
+    pub memory: Vec<(String, u64, u64)>,
     /// Series, milliseconds of a scrape (median, longest), and bytes of its text.
     pub scrapes: Vec<(usize, f64, f64, usize)>,
     /// Connections so far, and series then.
@@ -51,14 +57,25 @@ pub(super) fn measure(options: &Options) -> Result<Api> {
         live: options.live,
         answers: Vec::new(),
         rate: 0.0,
+        wrk: Vec::new(),
+        memory: Vec::new(),
         scrapes: Vec::new(),
         flat: Vec::new(),
     };
     eprintln!("bench: answers with {} live flows", options.live);
-    let agent = Agent::start(&quiet(options))?;
+    let agent = Agent::start(&Settings {
+        // All questions come from one address.
+        api: "rate_limit = 1000000".to_owned(),
+        ..quiet(options)
+    })?;
     let held = Held::open(options.live)?;
     agent.ledger_at_rest(Duration::from_secs(120))?;
     answers(&agent, options.slice, &mut api)?;
+    api.remember(&agent, format!("{} live flows", options.live))?;
+    for path in [PATHS[0], PATHS[2], "/metrics"] {
+        let measured = wrk(agent.listen(), path, options.slice)?;
+        api.wrk.push(measured);
+    }
     held.close()?;
     agent.stop()?;
     eprintln!("bench: scrapes");
@@ -72,9 +89,37 @@ pub(super) fn measure(options: &Options) -> Result<Api> {
         made += load::run(&workload::plan(until - made, until), 2)?.len() as u64;
         agent.ledger_at_rest(Duration::from_secs(120))?;
         api.flat.push((made, series(&scrape(&agent)?)));
+        api.remember(&agent, format!("after {made} connections"))?;
     }
     agent.stop()?;
     Ok(api)
+}
+
+impl Api {
+    fn remember(&mut self, agent: &Agent, when: String) -> Result<()> {
+        let all = resident(agent.pid(), "VmRSS")?;
+        self.memory.push((when, all, resident(agent.pid(), "RssAnon")?));
+        Ok(())
+    }
+}
+
+/// One path from eight connections as fast as answers come, by wrk.
+fn wrk(listen: SocketAddr, path: &str, length: Duration) -> Result<(String, f64, String, String)> {
+    let seconds = format!("{}s", length.as_secs().max(1));
+    let url = format!("http://{listen}{path}");
+    let said = tools::run("wrk", &["-t1", "-c8", "-d", &seconds, "--latency", &url])?;
+    let of = |key: &str| {
+        let line = said.lines().find_map(|line| line.trim().strip_prefix(key));
+        line.map(|rest| rest.trim().to_owned())
+            .with_context(|| format!("wrk says no {key}: {said}"))
+    };
+    ensure!(!said.contains("Non-2xx"), "wrk: {said}");
+    Ok((
+        path.to_owned(),
+        of("Requests/sec:")?.parse()?,
+        of("50%")?,
+        of("99%")?,
+    ))
 }
 
 fn answers(agent: &Agent, length: Duration, api: &mut Api) -> Result<()> {
@@ -184,6 +229,15 @@ pub(super) fn markdown(api: &Api) -> String {
         text.push_str(&format!(
             "| `{path}` | {middle:.1} ms | {high:.1} ms | {longest:.1} ms |\n"
         ));
+    }
+    text.push_str("\n| path, by wrk | answers/s | p50 | p99 |\n|---|---|---|---|\n");
+    for (path, rate, middle, high) in &api.wrk {
+        text.push_str(&format!("| `{path}` | {rate:.0} | {middle} | {high} |\n"));
+    }
+    text.push_str("\n| memory | resident | anonymous |\n|---|---|---|\n");
+    for (when, all, own) in &api.memory {
+        let (all, own) = (*all as f64 / 1024.0, *own as f64 / 1024.0);
+        text.push_str(&format!("| {when} | {all:.0} MiB | {own:.0} MiB |\n"));
     }
     text.push_str("\n| series | scrape p50 | longest | text |\n|---|---|---|---|\n");
     for (series, middle, longest, bytes) in &api.scrapes {

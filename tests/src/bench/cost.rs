@@ -170,7 +170,7 @@ fn per_event(options: &Options, settings: &Settings, cost: &mut Cost) -> Result<
     Ok((cpu * 1e6 / emitted as f64, made as f64 / seconds))
 }
 
-fn resident(pid: u32, key: &str) -> Result<u64> {
+pub(super) fn resident(pid: u32, key: &str) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text
         .lines()

@@ -9,7 +9,7 @@ use super::{
         delta::FlowDelta,
         udp::{self, Look, UdpLive, UdpMap},
     },
-    State, next_state,
+    State,
 };
 use crate::event::{FlowState, Protocol};
 
@@ -33,7 +33,7 @@ impl State {
 
     /// Looks at all UDP flows: counts what moved, tells what is due, ends what is idle.
     pub fn poll_udp(&mut self, map: &mut UdpMap, now_ns: u64, idle_ns: u64) -> Result<(), MapError> {
-        let tells = [FlowState::Open, FlowState::Update].map(|state| self.tells(state));
+        let tells = self.tells();
         let State {
             udp,
             observer,
@@ -64,13 +64,13 @@ impl State {
         });
         for live in udp.live.values_mut().filter(|live| live.due_ns <= now_ns) {
             live.due_ns = now_ns + every;
-            if !tells[usize::from(live.opened)] {
-                counters.events_shed += 1;
-                continue;
+            match tells.next(live.opened, live.record.header.ts_ns, || false) {
+                Ok(state) => {
+                    live.opened = true;
+                    fanout.emit(udp::event(maker, live, state, now_ns));
+                }
+                Err(left_out) => counters.leave_out(left_out),
             }
-            let state = next_state(live.opened);
-            live.opened = true;
-            fanout.emit(udp::event(maker, live, state, now_ns));
         }
         result
     }

@@ -58,6 +58,7 @@ impl Bench {
         };
         let config = FlowConfig {
             max_flows,
+            update_share: 1.0,
             ..FlowConfig::default()
         };
         let observer = Arc::new(Counting::default());
