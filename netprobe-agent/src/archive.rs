@@ -17,6 +17,7 @@ pub mod layout;
 pub mod manifest;
 pub mod page;
 pub mod read;
+pub mod restore;
 pub mod signing;
 mod sink;
 pub mod spool;

@@ -12,7 +12,9 @@ use nix::sys::signal::Signal;
 
 use super::{Case, Need};
 
+mod drill;
 mod engine;
+mod files;
 mod gateway;
 
 /// What a real Ceph of one node takes.
@@ -27,6 +29,10 @@ const CEPH: &[Need] = &[
 pub(crate) const CASES: &[Case] = &[
     Case::new("archive_holds_what_was_seen", holds).alone(),
     Case::new("archive_keeps_its_promise_over_a_kill", kill).alone(),
+    Case::new("archive_waits_for_files", files::none).alone(),
+    Case::new("archive_comes_back_from_a_backup", drill::lost)
+        .alone()
+        .needs(CEPH),
     Case::new("archive_outlives_gateway_and_store", gateway::outlives)
         .alone()
         .needs(CEPH),
@@ -97,8 +103,7 @@ fn holds() -> Result<()> {
     let agent = Agent::start(&settings(folder.path()))?;
     traffic("archive", 50)?;
     agent.ledger_at_rest(Duration::from_secs(60))?;
-    let stopped = agent.stop()?;
-    ensure!(stopped.status.success(), "it ended with {}", stopped.status);
+    let stopped = agent.stop_well()?;
     let verdict = archive(folder.path(), &["verify"])?;
     ensure!(verdict.contains("\nverified: 1 chains, 0 findings"), "{verdict}");
     let archived: BTreeSet<u64> = numbers(&archive(folder.path(), &["query", "-o", "json"])?)?

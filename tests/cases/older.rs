@@ -242,13 +242,7 @@ fn two_agents() -> Result<()> {
     check(&of_a, "connection_id", &of_a.connection_id, &of_b.connection_id)?;
     check(&of_a, "trace_id", &of_a.trace_id, &of_b.trace_id)?;
     hold(&of_a, "two runs", of_a.run != of_b.run)?;
-    let stopped = b.stop()?;
-    ensure!(
-        stopped.status.success(),
-        "it ended with {}: {}",
-        stopped.status,
-        stopped.log
-    );
+    b.stop_well()?;
     let mut talk = opened("cli", addr("127.0.0.1", 0), addr("127.0.0.1", 0))?;
     let (c, s) = talk.go_on(&a, 1, 2)?;
     check_bytes(&c, 5001, 702)?;

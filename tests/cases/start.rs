@@ -106,13 +106,7 @@ fn storm() -> Result<()> {
             .collect();
         format!("{ended} of {} ends came; gaps: {gaps:?}", 2 * older_pairs)
     })?;
-    let stopped = agent.stop()?;
-    ensure!(
-        stopped.status.success(),
-        "it ended with {}: {}",
-        stopped.status,
-        stopped.log
-    );
+    agent.stop_well()?;
 
     let mut finals: HashMap<u64, &Event> = HashMap::new();
     let events: Vec<Event> = said(&out)

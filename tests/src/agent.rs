@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -319,6 +319,14 @@ impl Agent {
             events: self.events(),
             log: self.log(),
         })
+    }
+
+    /// The same, and it ends in order.
+    pub fn stop_well(&self) -> Result<Stopped> {
+        let stopped = self.stop()?;
+        let (status, log) = (stopped.status, &stopped.log);
+        ensure!(status.success(), "it ended with {status}: {log}");
+        Ok(stopped)
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Fault {
     Swallow,
     /// The server does what it is asked; the client waits.
     Stall,
+    /// The server does what it is asked; the answer takes so many milliseconds.
+    Late(u64),
     /// The server does what it is asked; the answer ends in the middle.
     Cut,
     /// The server does what it is asked; a byte in the middle of the answer is another one.
@@ -46,10 +48,13 @@ struct Rule {
     left: u32,
 }
 
-/// What a client asks.
-struct Request {
-    head: Vec<u8>,
-    body: Vec<u8>,
+/// What a client asks, as it goes on to the server.
+#[derive(Debug)]
+pub struct Request {
+    /// Up to the empty line; it says that no other request will follow.
+    pub head: Vec<u8>,
+    /// What comes after it.
+    pub body: Vec<u8>,
 }
 
 impl Proxy {
@@ -103,7 +108,7 @@ fn lock(script: &Mutex<Script>) -> MutexGuard<'_, Script> {
 
 /// Serves one request; a connection has no second one.
 fn serve(client: &TcpStream, server: SocketAddr, script: &Mutex<Script>) -> io::Result<()> {
-    let request = read(client)?;
+    let request = request(client)?;
     let fault = chosen(&request, script);
     if let Some(Fault::Refuse(status, code)) = fault {
         let body = format!("<Error><Code>{code}</Code></Error>");
@@ -135,6 +140,7 @@ fn serve(client: &TcpStream, server: SocketAddr, script: &Mutex<Script>) -> io::
             // Until the client gives up.
             return client.read(&mut [0]).map(drop);
         }
+        Some(Fault::Late(ms)) => std::thread::sleep(Duration::from_millis(ms)),
         Some(Fault::Cut) => answer.truncate(middle),
         Some(Fault::Flip) => {
             if let Some(byte) = answer.get_mut(middle) {
@@ -147,8 +153,8 @@ fn serve(client: &TcpStream, server: SocketAddr, script: &Mutex<Script>) -> io::
     client.shutdown(Shutdown::Write)
 }
 
-/// Reads a whole request. To the server it says that no other will follow.
-fn read(client: &TcpStream) -> io::Result<Request> {
+/// Reads a whole request.
+pub fn request(client: impl Read) -> io::Result<Request> {
     let mut reader = BufReader::new(client);
     let (mut head, mut line, mut length) = (Vec::new(), String::new(), 0);
     loop {

@@ -37,6 +37,17 @@ pub(crate) fn truth() -> Result<PathBuf> {
     .context("the truth tests did not build")
 }
 
+/// What measures the archive, optimised. It needs the BPF object, as whatever is made of the agent.
+pub(crate) fn archive_bench() -> Result<PathBuf> {
+    ebpf::build()?;
+    say!("building the benchmark of the archive");
+    executable(
+        sh::cargo(None).args(["bench", "--no-run", "-p", "netprobe-agent", "--bench", "archive"]),
+        "archive",
+    )
+    .context("the benchmark of the archive did not build")
+}
+
 /// The program of the three nodes.
 pub(crate) fn nodes() -> Result<PathBuf> {
     executable(

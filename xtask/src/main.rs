@@ -203,9 +203,9 @@ fn dispatch(command: Command) -> Result<()> {
             if args.is_empty() {
                 test::archive_campaigns()?;
             }
-            start::test_program("validate", &args)
+            start::test_program("validate", &args, None)
         }
-        Command::Bench { args } => start::test_program("bench", &args),
+        Command::Bench { args } => start::bench(&args),
         Command::Contract { seconds } => contract::run(seconds),
         Command::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
         Command::Vm(Vm::Test {

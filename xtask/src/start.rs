@@ -17,8 +17,18 @@ pub(crate) fn agent(args: &[String]) -> Result<()> {
     become_it(cmd.args(["run", "--profile", "dev"]).args(args))
 }
 
+/// Builds the benchmark and becomes it. What measures the archive does so inside the agent: a program of its own, which
+/// the benchmark finds by `NETPROBE_ARCHIVE_BENCH`.
+pub(crate) fn bench(args: &[String]) -> Result<()> {
+    packages::ensure(Need::Test)?;
+    let archive = args.iter().any(|arg| arg == "archive" || arg == "--part=archive");
+    let program = archive.then(build::archive_bench).transpose()?;
+    let program = program.map(|program| format!("NETPROBE_ARCHIVE_BENCH={}", program.display()));
+    test_program("bench", args, program)
+}
+
 /// Builds a program of the tests, optimised, and becomes it; it finds the agent by `NETPROBE_BIN`.
-pub(crate) fn test_program(name: &str, args: &[String]) -> Result<()> {
+pub(crate) fn test_program(name: &str, args: &[String], variable: Option<String>) -> Result<()> {
     packages::ensure(Need::Test)?;
     let agent = build::agent()?;
     say!("building {name}");
@@ -26,6 +36,7 @@ pub(crate) fn test_program(name: &str, args: &[String]) -> Result<()> {
         .with_context(|| format!("{name} did not build"))?;
     let mut cmd = sh::privileged("env")?;
     cmd.arg(format!("NETPROBE_BIN={}", agent.display()));
+    cmd.args(variable);
     become_it(
         cmd.arg(sh::target().join("release").join(name))
             .args(args)

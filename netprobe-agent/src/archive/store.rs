@@ -26,7 +26,7 @@ const PART: usize = 8 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The store said no, or nothing.
-    #[error("{0}")]
+    #[error("{}", whole(.0))]
     Store(#[from] object_store::Error),
     /// What was written does not read back.
     #[error("{key} reads back with SHA-256 {found} instead of {expected}")]
@@ -44,6 +44,22 @@ impl StoreError {
     fn is_absence(&self) -> bool {
         matches!(self, StoreError::Store(object_store::Error::NotFound { .. }))
     }
+}
+
+/// An error with all that is behind it. By itself it leaves out the end, which is what matters: that the certificate has
+/// expired, that nobody listens.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        source = error.source();
+    }
+    text
 }
 
 /// The archive.

@@ -12,6 +12,7 @@ use crate::{
         layout,
         manifest::{self, Content},
         page,
+        restore::restore,
         signing::Key,
     },
     event::{Nanos, fixture},

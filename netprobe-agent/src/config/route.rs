@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize, de::Error as _};
+use super::value::as_text;
 
 /// A pattern like `/users/:name/posts/*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,19 +96,7 @@ impl fmt::Display for RoutePattern {
     }
 }
 
-impl Serialize for RoutePattern {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.text)
-    }
-}
-
-impl<'de> Deserialize<'de> for RoutePattern {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(D::Error::custom)
-    }
-}
+as_text!(RoutePattern);
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,7 @@ use netprobe_agent::{
         verify::{self, Trust},
     },
     config::ArchiveConfig,
-    event::{Event, Flow, FlowState, Origin, Severity},
+    event::{Event, Flow, FlowState, Nanos, Origin, Severity},
     fanout::Fanout,
     probe_report::ArchiveReport,
 };
@@ -32,10 +32,19 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(config: &ArchiveConfig, run: u64) -> Running {
+        Running::start_at(config, run, Nanos::now)
+    }
+
+    /// The same on another clock.
+    pub(crate) fn start_at(
+        config: &ArchiveConfig,
+        run: u64,
+        clock: impl FnMut() -> Nanos + Send + 'static,
+    ) -> Running {
         let origin = Origin::new("host", "boot", &format!("{run:016x}"));
         let started = Archive::start(config, &origin);
         assert_eq!(started.notice, None);
-        let mut fanout = Fanout::new(origin.clone());
+        let mut fanout = Fanout::with_clock(origin.clone(), Box::new(clock));
         fanout.add(started.sink);
         Running {
             fanout,
@@ -81,6 +90,16 @@ impl Running {
 
 /// Numbers by run in an archive of one chain, which verifies and holds nothing twice.
 pub(crate) fn history(config: &ArchiveConfig) -> BTreeMap<String, BTreeSet<u64>> {
+    let mut found: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    for event in archived(config) {
+        let numbers = found.entry(event.run.to_string()).or_default();
+        assert!(numbers.insert(event.seq.expect("a number")), "archived twice");
+    }
+    found
+}
+
+/// The events of an archive of one chain, which verifies. Those that a tombstone declares to be lost are not there.
+pub(crate) fn archived(config: &ArchiveConfig) -> Vec<Event> {
     let store = Store::open(config).expect("the archive is there");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -94,16 +113,17 @@ pub(crate) fn history(config: &ArchiveConfig) -> BTreeMap<String, BTreeSet<u64>>
         assert_eq!(verdict.findings, [], "the chain verifies");
         assert_eq!(verdict.chains.len(), 1, "one chain over all lives");
         let entries = read::entries(&store, &span).await.expect("readable");
-        let mut found: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+        let mut found = Vec::new();
         for segment in read::manifests(&store, entries, || {}).await.expect("readable") {
+            if segment.entry.tombstone {
+                continue;
+            }
             let manifest = &segment.manifest.as_ref().expect("a manifest").document;
             let object = read::object(&store, &segment, &manifest.sha256)
                 .await
                 .expect("an object");
             read::events::<SegmentError>(&object, |event| {
-                let seq = event.seq.expect("a number");
-                let numbers = found.entry(event.run.to_string()).or_default();
-                assert!(numbers.insert(seq), "archived twice");
+                found.push(event);
                 Ok(ControlFlow::Continue(()))
             })
             .expect("events");

@@ -19,7 +19,7 @@ use super::{command, numbers, to_be_archived};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// `[archive]` for a bucket of the cluster, beside the spool.
-fn section(cluster: &Cluster, bucket: &str, credentials: &Path) -> String {
+pub(super) fn section(cluster: &Cluster, bucket: &str, credentials: &Path) -> String {
     format!(
         "url = \"s3://{bucket}/fleet\"\nendpoint = \"{}\"\ncredentials = \"{}\"\n\
          seal_after = \"300ms\"\nsync_interval = \"10ms\"\ntimeout = \"3s\"",
@@ -29,14 +29,14 @@ fn section(cluster: &Cluster, bucket: &str, credentials: &Path) -> String {
 }
 
 /// Runs `netprobe archive …` on what a section names.
-fn configured(folder: &Path, section: &str, arguments: &[&str]) -> Result<String> {
+pub(super) fn configured(folder: &Path, section: &str, arguments: &[&str]) -> Result<String> {
     let config = folder.join("reader.toml");
     std::fs::write(&config, format!("[archive]\n{section}\n"))?;
     let config = config.to_str().context("a path in UTF-8")?;
     command(&[arguments, &["--config", config]].concat())
 }
 
-fn start(section: &str) -> Result<Arc<Agent>> {
+pub(super) fn start(section: &str) -> Result<Arc<Agent>> {
     Ok(Arc::new(Agent::start(&Settings {
         archive: section.to_owned(),
         // Its own uploads are connections like any others: they would never come to an end.
@@ -60,7 +60,7 @@ fn until(agent: &Agent, what: &str, key: &str, holds: impl Fn(&Value) -> bool) -
 }
 
 /// Makes connections, and waits for their final events.
-fn traffic(agent: &Arc<Agent>, port: u16, count: usize) -> Result<()> {
+pub(super) fn traffic(agent: &Arc<Agent>, port: u16, count: usize) -> Result<()> {
     let lab = lab::gateway()?;
     let to = addr(lab::SERVER, port);
     let mut pair = Pair::over(lab, agent.clone(), "rgw", "cli", "srv", to)?;
@@ -71,7 +71,7 @@ fn traffic(agent: &Arc<Agent>, port: u16, count: usize) -> Result<()> {
     Ok(())
 }
 
-fn all_archived(agent: &Agent) -> Result<()> {
+pub(super) fn all_archived(agent: &Agent) -> Result<()> {
     until(agent, "everything to be archived", "spooled", |value| *value == 0)?;
     until(agent, "the circuit to close", "circuit", |value| {
         value == "closed"
@@ -80,14 +80,7 @@ fn all_archived(agent: &Agent) -> Result<()> {
 
 /// Ends the agent; what it saw, and what the archive has to hold.
 fn ended(agent: &Agent) -> Result<BTreeSet<u64>> {
-    let stopped = agent.stop()?;
-    ensure!(
-        stopped.status.success(),
-        "it ended with {}: {}",
-        stopped.status,
-        stopped.log
-    );
-    Ok(to_be_archived(&stopped))
+    Ok(to_be_archived(&agent.stop_well()?))
 }
 
 /// The archive verifies, and has just these events.

@@ -4,6 +4,7 @@
 //! machine's own drift is larger than what is looked for; a round gives one ratio, all ratios a bootstrap interval.
 
 mod api;
+mod archive;
 mod cost;
 mod stats;
 mod stream;
@@ -17,8 +18,9 @@ use serde::Serialize;
 
 use crate::agent::{Agent, Settings};
 pub use api::Api;
+pub use archive::run as archive;
 pub use cost::{Cost, Program, hold};
-pub use stats::Interval;
+pub use stats::{Interval, bootstrap, median};
 pub use stream::Step;
 pub use workload::Workload;
 
@@ -35,6 +37,8 @@ pub struct Options {
     pub live: u64,
     /// Lines for `[probe]` of the agent under test.
     pub probe: String,
+    /// Events of the day the archive is asked about.
+    pub day: u64,
 }
 
 /// One workload: raw rates of every pair and what they come to.
@@ -97,6 +101,8 @@ pub enum Part {
     Stream,
     /// Answers of the API, scrapes, and series as flows grow
     Api,
+    /// What is durable when, throughput of the spool, recovery, and a day that is asked
+    Archive,
 }
 
 /// The stream and the API, as of one machine.
@@ -142,7 +148,7 @@ impl Seen {
 }
 
 /// The value below which a share of sorted values lies; not a number without values.
-pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
+pub fn quantile(sorted: &[f64], share: f64) -> f64 {
     let at = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
@@ -225,7 +231,8 @@ fn light(options: &Options) -> Settings {
     }
 }
 
-fn machine() -> BTreeMap<String, String> {
+/// What was measured on.
+pub fn machine() -> BTreeMap<String, String> {
     let read = |path: &str| {
         std::fs::read_to_string(path)
             .unwrap_or_default()

@@ -16,7 +16,7 @@ pub struct Interval {
 const ROUNDS: usize = 10_000;
 
 /// Percentile bootstrap of the geometric mean. The seed is fixed: the same data give the same interval.
-pub(super) fn bootstrap(ratios: &[f64]) -> Interval {
+pub fn bootstrap(ratios: &[f64]) -> Interval {
     let logs: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
     let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / logs.len().max(1) as f64;
     let mut random = fastrand::Rng::with_seed(0x6e70);
@@ -32,7 +32,7 @@ pub(super) fn bootstrap(ratios: &[f64]) -> Interval {
 }
 
 /// The middle value; 0 of nothing.
-pub(super) fn median(values: &[f64]) -> f64 {
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)

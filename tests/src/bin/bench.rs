@@ -27,10 +27,13 @@ struct Arguments {
     /// Live flows for the figure of memory.
     #[arg(long, default_value_t = 100_000)]
     live: u64,
+    /// Events of the day the archive is asked about.
+    #[arg(long, default_value_t = 10_000_000)]
+    day: u64,
     /// Lines for `[probe]` of the agent under test.
     #[arg(long, default_value = "")]
     probe: String,
-    /// Where the raw data go: bench.json of the cost, seen.json of stream and API.
+    /// Where the raw data go: bench.json of the cost, seen.json of stream and API, archive.json.
     #[arg(long, default_value = "docs/perf-data")]
     output: PathBuf,
     /// Holds so many flows until standard input ends: what the bench starts itself with.
@@ -58,6 +61,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         connections: arguments.connections,
         live: arguments.live,
         probe: arguments.probe.clone(),
+        day: arguments.day,
     };
     std::fs::create_dir_all(&arguments.output)?;
     if arguments.part.contains(&Part::Cost) {
@@ -65,7 +69,14 @@ fn run(arguments: &Arguments) -> Result<()> {
         write(&arguments.output.join("bench.json"), &report)?;
         print!("{}", bench::markdown(&report));
     }
-    if arguments.part.iter().any(|part| *part != Part::Cost) {
+    if arguments.part.contains(&Part::Archive) {
+        bench::archive(&options, &arguments.output.join("archive.json"))?;
+    }
+    if arguments
+        .part
+        .iter()
+        .any(|part| matches!(part, Part::Stream | Part::Api))
+    {
         let seen = Seen::measure(&options, &arguments.part)?;
         write(&arguments.output.join("seen.json"), &seen)?;
         print!("{}", seen.markdown());

@@ -124,6 +124,7 @@ impl Recovery<'_> {
         }
         let newest = manifests.last_key_value().map(|(number, _)| *number);
         let (mut sealed, mut begins, mut head) = (Vec::new(), Vec::new(), None);
+        let mut unreadable = Vec::new();
         for (number, name) in &manifests {
             let read = disk::read_whole(self.disk, &name.text()).and_then(|bytes| {
                 let opened = signing::open::<Manifest>(&bytes)?;
@@ -138,6 +139,7 @@ impl Recovery<'_> {
                     if matches!(name, Name::Manifest(_)) {
                         self.gap("spool", "manifest_unreadable", None);
                     }
+                    unreadable.push(*number);
                     continue;
                 }
             };
@@ -165,6 +167,10 @@ impl Recovery<'_> {
             )?,
             (_, None) => new_chain(0, "the spool had no chain: a first start, or the spool was lost")?,
         };
+        // Their objects are kept as they are: the next start would take one for a seal that was not committed.
+        for number in unreadable {
+            manifests.remove(&number);
+        }
         for number in objects {
             let name = Name::Object(number);
             match manifests.get(&number) {

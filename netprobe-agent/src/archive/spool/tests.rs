@@ -169,6 +169,38 @@ fn a_wrong_key_costs_nothing_but_a_word() {
 }
 
 #[test]
+fn files_under_each_others_names_are_not_believed() {
+    let sim = Sim::new(1);
+    let limits = Limits {
+        bytes: u64::MAX,
+        age: Duration::MAX,
+    };
+    let mut writer = Writer::new(Arc::new(sim.clone()), RUN.into(), limits, None);
+    let mut sealer = sealer(&sim, &recover(&sim, None).unwrap());
+    for seq in [1, 3] {
+        writer.commit(&[event(seq), event(seq + 1)]);
+        sealer.seal(&writer.roll().unwrap()).unwrap();
+    }
+    let [zero, one] = [0, 1].map(|number| Name::Manifest(number).text());
+    for (from, to) in [(&*zero, "aside"), (&*one, &*zero), ("aside", &*one)] {
+        sim.rename(from, to).unwrap();
+    }
+    let recovered = recover(&sim, None).unwrap();
+    assert_eq!(reasons(&recovered), ["spool:manifest_unreadable"; 2]);
+    assert!(recovered.sealed.is_empty());
+    assert_eq!((recovered.quarantined, recovered.head.next), (4, 2));
+    // Manifests and objects are kept, also when nothing was sealed before the next start.
+    let kept = |sim: &Sim| {
+        sim.names()
+            .iter()
+            .filter(|name| name.ends_with(".quarantined"))
+            .count()
+    };
+    recover(&sim, None).unwrap();
+    assert_eq!(kept(&sim), 4);
+}
+
+#[test]
 fn the_head_outlives_its_segment() {
     let sim = Sim::new(1);
     written(&sim, 2);

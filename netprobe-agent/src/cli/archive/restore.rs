@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{super::output::unwritable, Bar, Place, damaged};
 use crate::{
-    archive::{store::Store, verify},
+    archive::{restore, store::Store},
     error::AgentError,
 };
 
@@ -35,7 +35,7 @@ pub(super) async fn restore(args: &RestoreArgs) -> Result<(), AgentError> {
     };
     let from = place.open()?;
     let bar = Bar::new("segments");
-    let restored = verify::restore(&from.store, &to, &from.span, |steps| bar.step(steps))
+    let restored = restore::restore(&from.store, &to, &from.span, |steps| bar.step(steps))
         .await
         .map_err(|error| from.unreadable(&error))?;
     drop(bar);
