@@ -1,13 +1,14 @@
-//! What an operator relies on while things go wrong: detail where it is wanted, clients that stand still, and figures
-//! that are the same for the same traffic.
+//! What an operator relies on while things go wrong: detail where it is wanted, a budget, clients that stand still, and
+//! figures that are the same for the same traffic.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use netprobe_tests::agent::{Agent, PATIENCE, Settings};
 use netprobe_tests::event::Event;
 use netprobe_tests::lab::{self, addr};
@@ -22,6 +23,7 @@ use super::{Case, Need, Pair};
 pub(crate) const CASES: &[Case] = &[
     Case::new("updates_are_told_in_full_in_an_incident", incident),
     Case::new("metrics_agree_between_two_runs", two_runs),
+    Case::new("budget_sheds_detail_and_takes_it_back", budget).needs(&[Need::Speed]),
     Case::new("slow_clients_hold_nobody_up", slow_clients).needs(&[Need::Speed]),
 ];
 
@@ -162,6 +164,84 @@ fn two_runs() -> Result<()> {
         differ.is_empty() && first.len() == second.len(),
         "two runs differ: {differ:?}"
     );
+    Ok(())
+}
+
+/// Under load detail is shed, in the documented order and told everywhere; afterwards it is taken back.
+fn budget() -> Result<()> {
+    const PORT: u16 = 30_445;
+    let agent = Agent::start(&Settings {
+        // What else this machine does is not this agent's load.
+        probe: format!("cpu_budget = 0.1\nports_only = [{PORT}]"),
+        flow: "update_every = \"200ms\"\nopen_after = \"100ms\"".to_owned(),
+        ..Settings::default()
+    })?;
+    let listener = TcpListener::bind(("127.82.0.1", PORT))?;
+    let held = TcpStream::connect(listener.local_addr()?)?;
+    let ours = held.local_addr()?;
+    let is_ours = |event: &Event| event.internal() == Some(ours);
+    agent.wait_event("an update of a live connection", |event| {
+        event.is_state("update") && is_ours(event)
+    })?;
+    let ways = (2..18).map(|last| addr(&format!("127.82.0.{last}"), PORT));
+    let plan = Plan {
+        client_netns: None,
+        server_netns: None,
+        client_ip: None,
+        ways: ways.map(|at| (at, at)).collect(),
+        refusing: None,
+        connections: 500,
+        seed: 12,
+    };
+    let over = AtomicBool::new(false);
+    let level = || {
+        // A scrape costs, too.
+        std::thread::sleep(Duration::from_millis(500));
+        Page::scrape(&agent).ok()?.sum("netprobe_governor_level", &[])
+    };
+    let shed = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                load::run(&plan, 1)?;
+            }
+            anyhow::Ok(())
+        });
+        let shed = wait_for("a step down", Duration::from_secs(60), || {
+            (level()? >= 1.0).then_some(())
+        });
+        over.store(true, Ordering::Relaxed);
+        load.join().map_err(|_| anyhow!("the load panicked"))??;
+        shed
+    });
+    shed?;
+    let state = json(&agent, "/resilience/state")?;
+    let steps = &state["governor"]["shed"];
+    ensure!(steps[0] == "updates", "the first step: {state}");
+    let told = |word: &'static str| {
+        agent.wait_event(word, move |event| {
+            let message = event.agent.as_ref().and_then(|agent| agent["message"].as_str());
+            event.kind == "agent"
+                && event.severity == "warning"
+                && message.is_some_and(|message| message.starts_with(word))
+        })
+    };
+    let down = told("sheds updates")?;
+    let before = counter(&agent, "events_shed")?;
+    wait_for("updates to be shed", PATIENCE, || {
+        (counter(&agent, "events_shed").ok()? >= before + 3).then_some(())
+    })?;
+    wait_for("detail to be taken back", Duration::from_secs(180), || {
+        (level()? == 0.0).then_some(())
+    })?;
+    let up = told("takes updates back")?;
+    agent.wait_event("an update after that", |event| {
+        event.is_state("update") && is_ours(event) && event.seq > up.seq
+    })?;
+    let between = agent.events();
+    let between = between.iter().filter(|event| {
+        event.is_state("update") && is_ours(event) && event.seq > down.seq && event.seq < up.seq
+    });
+    ensure!(between.count() == 0, "updates are told while they are shed");
     Ok(())
 }
 
