@@ -3,8 +3,8 @@
 pub(crate) mod wire;
 
 use netprobe_common::{
-    AcceptRecord, ConnectFailedRecord, FlowRecord, ForwardRecord, Header, HopRecord, Kind, PayloadRecord,
-    UdpRecord, WIRE_VERSION,
+    AcceptRecord, ConnectFailedRecord, DatagramRecord, FlowRecord, ForwardRecord, Header, HopRecord, Kind,
+    PayloadRecord, UdpRecord, WIRE_VERSION,
 };
 
 /// A record as the kernel side made it.
@@ -28,6 +28,8 @@ pub enum Record<'a> {
     Udp(&'a UdpRecord),
     /// A packet of a connection whose requests are read, with what was captured of it.
     Payload(&'a PayloadRecord, &'a [u8]),
+    /// A datagram that is read for requests, with what was captured of it.
+    Datagram(&'a DatagramRecord, &'a [u8]),
 }
 
 impl Record<'_> {
@@ -43,6 +45,7 @@ impl Record<'_> {
             Record::Forward(_) => Kind::Forward,
             Record::Udp(_) => Kind::Udp,
             Record::Payload(..) => Kind::Payload,
+            Record::Datagram(..) => Kind::Datagram,
         }
     }
 }
@@ -97,7 +100,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, Reject> {
     let kind = Kind::from_wire(header.kind).ok_or(Reject::Kind)?;
     match bytes.len().cmp(&kind.size()) {
         std::cmp::Ordering::Less => return Err(Reject::Short),
-        std::cmp::Ordering::Greater if kind != Kind::Payload => return Err(Reject::Long),
+        std::cmp::Ordering::Greater if !kind.carries_bytes() => return Err(Reject::Long),
         _ => {}
     }
     if usize::from(header.len) != bytes.len() || header.ts_ns == 0 || header.reserved != 0 {
@@ -133,6 +136,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, Reject> {
             Record::Udp(record)
         }
         Kind::Payload => payload(bytes)?,
+        Kind::Datagram => datagram(bytes)?,
     })
 }
 
@@ -169,10 +173,26 @@ fn payload(bytes: &[u8]) -> Result<Record<'_>, Reject> {
             && matches!(record.direction, 1 | 2)
             && record.begins <= 2,
     )?;
-    let captured = bytes[size_of::<PayloadRecord>()..]
-        .get(..captured)
-        .ok_or(Reject::Impossible)?;
-    Ok(Record::Payload(record, captured))
+    Ok(Record::Payload(record, behind(record, bytes, captured)?))
+}
+
+/// As of a payload record.
+fn datagram(bytes: &[u8]) -> Result<Record<'_>, Reject> {
+    let record: &DatagramRecord = wire::view(bytes)?;
+    let captured = usize::from(record.captured);
+    possible(
+        record.cookie != 0
+            && record.payload != 0
+            && captured <= record.payload as usize
+            && matches!(record.direction, 1 | 2),
+    )?;
+    Ok(Record::Datagram(record, behind(record, bytes, captured)?))
+}
+
+/// The bytes behind the struct of a record.
+fn behind<'a, R>(_record: &R, bytes: &'a [u8], captured: usize) -> Result<&'a [u8], Reject> {
+    let behind = bytes.get(size_of::<R>()..).unwrap_or_default();
+    behind.get(..captured).ok_or(Reject::Impossible)
 }
 
 fn possible(holds: bool) -> Result<(), Reject> {

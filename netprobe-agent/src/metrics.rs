@@ -11,6 +11,7 @@ mod archive;
 mod count;
 mod histogram;
 mod labels;
+mod names;
 mod network;
 mod page;
 mod pair;
@@ -30,6 +31,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use rustix::time::{ClockId, clock_gettime};
@@ -136,6 +138,11 @@ impl Observer for Metrics {
 
     fn keep_detail(&self, keep: bool) {
         self.series().keep_detail(keep);
+    }
+
+    fn named(&self, address: IpAddr, name: &Arc<str>, ttl: Duration) {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.series().named(address, name, ttl_ms, now_ms());
     }
 
     fn tick(&self) {

@@ -4,6 +4,7 @@
 //! may be there. A [`protocol::Protocol`] makes [`protocol::Exchange`]s of them: one request with its response.
 
 pub mod cap;
+mod datagrams;
 pub mod detect;
 pub mod dns;
 mod events;

@@ -78,7 +78,7 @@ impl Ring {
     }
 
     /// Hands up to `limit` records to `take`, in the order they were made. Returns how many. Payload comes in between: that
-    /// of a connection after its begin and before its end.
+    /// of a connection after its begin and before its end, and names of addresses before connections to them.
     ///
     /// Half a ring at most: records are lost while the ring is full, so what is made after a loss lies a whole ring
     /// behind, and whoever asks [`Ring::lost`] before every drain knows of the loss first.
@@ -101,7 +101,7 @@ impl Ring {
                 *self.drained.entry(kind).or_default() += 1;
             }
             last = made_at(&item);
-            if kind == Some(Kind::Closed) {
+            if matches!(kind, Some(Kind::Established | Kind::Closed)) {
                 self.payloads.drain(last, &mut take);
             }
             self.last_bytes += item.len() + RECORD_HEADER;
@@ -165,7 +165,7 @@ impl Ring {
     /// Records handed over so far, by kind.
     pub fn drained(&self) -> BTreeMap<Kind, u64> {
         let mut drained = self.drained.clone();
-        drained.insert(Kind::Payload, self.payloads.handed_over());
+        drained.extend(self.payloads.handed_over());
         drained
     }
 

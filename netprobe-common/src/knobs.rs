@@ -38,5 +38,7 @@ pub const KNOB_EMPTY: usize = 15;
 pub const KNOB_STATE_IN_HASH: usize = 16;
 /// Bytes waiting in the ring for payload from which on a submit wakes the reader.
 pub const KNOB_PAYLOAD_WAKE_BYTES: usize = 17;
+/// 1: datagrams of DNS are read.
+pub const KNOB_DATAGRAMS: usize = 18;
 /// Entries of the array.
-pub const KNOB_COUNT: usize = 18;
+pub const KNOB_COUNT: usize = 19;

@@ -25,11 +25,13 @@ pub enum Kind {
     Udp = 8,
     /// Payload of one packet that is read for requests; body [`PayloadRecord`], then bytes. In a ring of its own.
     Payload = 9,
+    /// A datagram that is read for requests; body [`DatagramRecord`], then bytes. In the ring for payload.
+    Datagram = 10,
 }
 
 impl Kind {
     /// Every kind, in wire order.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Established,
         Kind::Sample,
         Kind::Closed,
@@ -39,6 +41,7 @@ impl Kind {
         Kind::Forward,
         Kind::Udp,
         Kind::Payload,
+        Kind::Datagram,
     ];
 
     /// The kind of a wire value, if there is one.
@@ -62,10 +65,11 @@ impl Kind {
             Kind::Forward => "forward",
             Kind::Udp => "udp",
             Kind::Payload => "payload",
+            Kind::Datagram => "datagram",
         }
     }
 
-    /// Size in bytes of a whole record of this kind, header included; of a payload record, without its bytes.
+    /// Size in bytes of a whole record of this kind, header included; of one that [`Kind::carries_bytes`], without them.
     pub const fn size(self) -> usize {
         match self {
             Kind::Established | Kind::Sample | Kind::Closed => size_of::<FlowRecord>(),
@@ -75,7 +79,13 @@ impl Kind {
             Kind::Forward => size_of::<ForwardRecord>(),
             Kind::Udp => size_of::<UdpRecord>(),
             Kind::Payload => size_of::<PayloadRecord>(),
+            Kind::Datagram => size_of::<DatagramRecord>(),
         }
+    }
+
+    /// Whether bytes of a packet stand behind the record's struct. Such records come through the ring for payload.
+    pub const fn carries_bytes(self) -> bool {
+        matches!(self, Kind::Payload | Kind::Datagram)
     }
 }
 
@@ -426,6 +436,26 @@ pub struct PayloadRecord {
     pub reserved: [u8; 2],
 }
 
+/// A datagram that is read for requests.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DatagramRecord {
+    /// Header of kind `Datagram`; its length includes the room for bytes behind this struct.
+    pub header: Header,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Addresses and ports, as the socket has them or else as the packet has; no namespace.
+    pub key: FlowKey,
+    /// Bytes of the datagram.
+    pub payload: u32,
+    /// Bytes of it that follow this struct.
+    pub captured: u16,
+    /// 1: sent by the local socket; 2: received.
+    pub direction: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
 /// What the first bytes of a connection say it carries. Wire values of [`PayloadRecord::application`].
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -478,4 +508,5 @@ const _: () = {
     assert!(size_of::<UdpRecord>() == 16 + 32 + 40 + 40 + 8);
     assert!(size_of::<UdpCounters>() == 48);
     assert!(size_of::<PayloadRecord>() == 16 + 8 + 8 + 8);
+    assert!(size_of::<DatagramRecord>() == 16 + 8 + 40 + 8);
 };

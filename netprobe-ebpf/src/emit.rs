@@ -1,16 +1,16 @@
 //! The only place that writes to the ring and counts what did not fit.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::{BPF_NOEXIST as NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::bpf_skb_load_bytes,
     maps::RingBuf,
-    programs::SkBuffContext,
 };
 use netprobe_common::{
-    AcceptRecord, ConnectFailedRecord, FORCED_WAKEUPS, FlowRecord, ForwardRecord, Header, HopRecord,
-    KNOB_PAYLOAD_WAKE_BYTES, KNOB_WAKE_BYTES, Kind, LOST_BYTES_RECEIVED, LOST_BYTES_SENT, LOST_OVERFLOW_FULL,
-    LOST_UNNAMED, OVERFLOWED, PayloadRecord, READ_FAULT, UdpRecord, WIRE_VERSION, lost_ring_full, seen,
+    AcceptRecord, ConnectFailedRecord, DatagramRecord, FORCED_WAKEUPS, FlowRecord, ForwardRecord, Header,
+    HopRecord, KNOB_PAYLOAD_WAKE_BYTES, KNOB_WAKE_BYTES, Kind, LOST_BYTES_RECEIVED, LOST_BYTES_SENT,
+    LOST_OVERFLOW_FULL, LOST_UNNAMED, OVERFLOWED, PayloadRecord, READ_FAULT, UdpRecord, WIRE_VERSION,
+    lost_ring_full, seen,
 };
 
 use crate::{
@@ -18,7 +18,6 @@ use crate::{
     count,
     kernel::tcp,
     maps::{OVERFLOW, PAYLOADS, RECORDS},
-    payload::Payload,
     values::knob,
 };
 
@@ -51,7 +50,9 @@ records!(
     ConnectFailedRecord,
     HopRecord,
     ForwardRecord,
-    UdpRecord
+    UdpRecord,
+    PayloadRecord,
+    DatagramRecord
 );
 
 /// Publishes a record made in the ring itself: the stack is too short for most. `fill` gets it zeroed, with its header;
@@ -83,49 +84,68 @@ pub fn publish_in_place<R: Record + 'static>(
     true
 }
 
-/// A payload record and room for its bytes.
+/// A record behind whose struct bytes stand.
+pub trait WithBytes: Record {
+    /// What it is.
+    const KIND: Kind;
+
+    /// How many bytes.
+    fn captured(&mut self) -> &mut u16;
+}
+
+macro_rules! with_bytes {
+    ($($record:ident $kind:ident),+) => { $(
+        impl WithBytes for $record {
+            const KIND: Kind = Kind::$kind;
+
+            #[inline(always)]
+            fn captured(&mut self) -> &mut u16 {
+                &mut self.captured
+            }
+        }
+    )+ };
+}
+with_bytes!(PayloadRecord Payload, DatagramRecord Datagram);
+
+/// A record and room for its bytes.
 #[repr(C)]
-struct WithRoom<const N: usize> {
-    record: PayloadRecord,
+struct WithRoom<R, const N: usize> {
+    record: R,
     bytes: [u8; N],
 }
 
-/// Publishes a packet's payload, up to `N` bytes of it, in the ring for payload. Made in the ring itself; of the room,
-/// what is not written is what was there before: the agent looks at the captured bytes alone.
+/// Publishes up to `N` of `len` bytes in the ring for payload. `read` puts as many as it is told to where it is told to, and
+/// returns 0, or an error. Made in the ring itself; of the room, what is not written is what was there before: the agent
+/// looks at the captured bytes alone.
 #[inline(always)]
-pub fn publish_payload<const N: usize>(
-    ctx: &SkBuffContext,
-    packet: &Payload,
+pub fn publish_bytes<R: WithBytes + 'static, const N: usize>(
+    len: u32,
     now: u64,
-    fill: impl FnOnce(&mut PayloadRecord),
+    fill: impl FnOnce(&mut R),
+    read: impl FnOnce(*mut c_void, u32) -> i64,
 ) {
-    count::one(seen(Kind::Payload));
-    let Some(mut entry) = PAYLOADS.reserve::<WithRoom<N>>(0) else {
-        count::one(lost_ring_full(Kind::Payload));
+    count::one(seen(R::KIND));
+    let Some(mut entry) = PAYLOADS.reserve::<WithRoom<R, N>>(0) else {
+        count::one(lost_ring_full(R::KIND));
         return;
     };
     let room = entry.as_mut_ptr();
-    // SAFETY: the reserved memory is as large as the struct; the record is written whole before it is used, and the
-    // helper writes at most the room.
+    // SAFETY: the reserved memory is as large as the struct; the record is written whole before it is used, and `read`
+    // writes at most the room.
     let loaded = unsafe {
         core::ptr::write_bytes(&raw mut (*room).record, 0, 1);
         let record = &mut (*room).record;
         fill(record);
-        record.header = header::<WithRoom<N>>(Kind::Payload, now);
-        let captured = within::<N>(packet.len.into());
-        record.captured = captured as u16;
-        bpf_skb_load_bytes(
-            ctx.as_ptr(),
-            packet.offset,
-            (&raw mut (*room).bytes).cast(),
-            captured as u32,
-        )
+        *record.header() = header::<WithRoom<R, N>>(R::KIND, now);
+        let captured = within::<N>(len.into());
+        *record.captured() = captured as u16;
+        read((&raw mut (*room).bytes).cast(), captured as u32)
     };
     if loaded != 0 {
-        // What is there of the packet is told; none of its bytes.
+        // What is there of it is told; none of its bytes.
         count::one(READ_FAULT);
         // SAFETY: as above.
-        unsafe { (*room).record.captured = 0 };
+        unsafe { *(*room).record.captured() = 0 };
     }
     entry.submit(wakeup_of(&PAYLOADS, knob(KNOB_PAYLOAD_WAKE_BYTES)));
 }

@@ -3,7 +3,9 @@
 //! What is not read costs a test per packet from then on. A connection that begins under observation is decided at once; one
 //! that is older may be in the middle of a body, so it gets some packets to come to the begin of a message.
 
-use core::ptr::read_volatile;
+mod datagram;
+
+use core::{arch::asm, ffi::c_void, mem::offset_of, ptr::read_volatile};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -27,6 +29,7 @@ use crate::{
 };
 
 const TCP: u32 = sock::TCP as u32;
+const UDP: u32 = sock::UDP as u32;
 const DNS_PORT: u16 = 53;
 const IPV6: u8 = 6;
 /// Bytes of headers without options.
@@ -132,8 +135,14 @@ pub fn packet(ctx: &SkBuffContext, direction: Direction) {
         if sk.is_null() {
             return;
         }
-        if (*sk).protocol == TCP {
-            let _ = segment(ctx, sk, direction);
+        match (*sk).protocol {
+            TCP => {
+                let _ = segment(ctx, sk, direction);
+            }
+            UDP if knob(KNOB_DATAGRAMS) != 0 && (*sk).type_ == u32::from(sock::DATAGRAM) => {
+                let _ = datagram::read(ctx, sk, direction);
+            }
+            _ => {}
         }
     }
 }
@@ -284,28 +293,41 @@ unsafe fn begin<'a>(sk: *mut bpf_sock) -> Option<&'a mut Talk> {
 unsafe fn key(sk: *mut bpf_sock) -> FlowKey {
     const AF_INET6: u32 = 10;
     let mut key = FlowKey::default();
-    // SAFETY: by contract; volatile, since the verifier wants each field loaded as what it is.
-    unsafe {
-        if read_volatile(&raw const (*sk).family) == AF_INET6 {
-            let mut i = 0;
-            let local = key.local_addr.as_mut_ptr().cast::<u32>();
-            let remote = key.remote_addr.as_mut_ptr().cast::<u32>();
-            while i < 4 {
-                local
-                    .add(i)
-                    .write_unaligned(read_volatile(&raw const (*sk).src_ip6[i]));
-                remote
-                    .add(i)
-                    .write_unaligned(read_volatile(&raw const (*sk).dst_ip6[i]));
-                i += 1;
+    /// A word of the socket by its place in an instruction: of two branches that load different ones the compiler would make one
+    /// load from a changed pointer, which the verifier refuses.
+    macro_rules! word {
+        ($field:ident $([$i:literal])?) => {{
+            let word: u64;
+            // SAFETY: within the struct; the verifier checks it.
+            unsafe {
+                asm!(
+                    "{word} = *(u32 *)({sk} + {at})",
+                    word = out(reg) word,
+                    sk = in(reg) sk,
+                    at = const offset_of!(bpf_sock, $field) $(+ 4 * $i)?,
+                    options(nostack, readonly),
+                );
             }
-        } else {
-            sock::map(&mut key.local_addr, read_volatile(&raw const (*sk).src_ip4));
-            sock::map(&mut key.remote_addr, read_volatile(&raw const (*sk).dst_ip4));
-        }
-        key.local_port = read_volatile(&raw const (*sk).src_port) as u16;
-        key.remote_port = u16::from_be(read_volatile(&raw const (*sk).dst_port));
+            word as u32
+        }};
     }
+    macro_rules! words {
+        ($to:ident, $from:ident) => {{
+            let words = [word!($from[0]), word!($from[1]), word!($from[2]), word!($from[3])];
+            // SAFETY: four words are its 16 bytes.
+            unsafe { key.$to.as_mut_ptr().cast::<[u32; 4]>().write_unaligned(words) };
+        }};
+    }
+    if word!(family) == AF_INET6 {
+        words!(local_addr, src_ip6);
+        words!(remote_addr, dst_ip6);
+    } else {
+        sock::map(&mut key.local_addr, word!(src_ip4));
+        sock::map(&mut key.remote_addr, word!(dst_ip4));
+    }
+    key.local_port = word!(src_port) as u16;
+    // SAFETY: by contract.
+    key.remote_port = u16::from_be(unsafe { read_volatile(&raw const (*sk).dst_port) });
     key.netns = knob(KNOB_OWN_NETNS) as u32;
     key
 }
@@ -441,7 +463,7 @@ fn load_first(ctx: &SkBuffContext, packet: &Payload, bytes: &mut [u8; 4]) -> Opt
     Some(packet.len)
 }
 
-/// Publishes a packet in the smallest record that has room for what is wanted of it.
+/// Publishes a packet.
 #[inline(always)]
 fn publish(ctx: &SkBuffContext, carries: u32, begins: Begins, packet: &Payload, towards_server: bool) {
     let fill = |record: &mut PayloadRecord| {
@@ -454,21 +476,44 @@ fn publish(ctx: &SkBuffContext, carries: u32, begins: Begins, packet: &Payload, 
         record.direction = packet.direction as u8 + 1;
         record.begins = begins as u8;
     };
-    let now = clock::now();
-    if packet.len <= PAYLOAD_SMALL as u32 {
-        emit::publish_payload::<PAYLOAD_SMALL>(ctx, packet, now, fill);
-    } else if !towards_server || packet.len <= PAYLOAD_TO_CLIENT as u32 {
-        emit::publish_payload::<PAYLOAD_TO_CLIENT>(ctx, packet, now, fill);
+    let most = if towards_server {
+        PAYLOAD_TO_SERVER
     } else {
-        emit::publish_payload::<PAYLOAD_TO_SERVER>(ctx, packet, now, fill);
+        PAYLOAD_TO_CLIENT
+    };
+    fit(packet.len, most, fill, |to, bytes| {
+        load_into(ctx, packet.offset, to, bytes)
+    });
+}
+
+/// Publishes `len` bytes, or the first `most` of them, in the smallest record that has room for them.
+#[inline(always)]
+pub fn fit<R: emit::WithBytes + 'static>(
+    len: u32,
+    most: usize,
+    fill: impl FnOnce(&mut R),
+    read: impl FnOnce(*mut c_void, u32) -> i64,
+) {
+    let now = clock::now();
+    if len <= PAYLOAD_SMALL as u32 {
+        emit::publish_bytes::<R, PAYLOAD_SMALL>(len, now, fill, read);
+    } else if most <= PAYLOAD_TO_CLIENT || len <= PAYLOAD_TO_CLIENT as u32 {
+        emit::publish_bytes::<R, PAYLOAD_TO_CLIENT>(len, now, fill, read);
+    } else {
+        emit::publish_bytes::<R, PAYLOAD_TO_SERVER>(len, now, fill, read);
     }
+}
+
+/// Bytes of the packet, through the helper.
+#[inline(always)]
+fn load_into(ctx: &SkBuffContext, at: u32, to: *mut c_void, bytes: u32) -> i64 {
+    // SAFETY: callers hand over memory of that many bytes; the helper writes all of them or fails.
+    unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, to, bytes) }
 }
 
 #[inline(always)]
 fn load<const N: usize>(ctx: &SkBuffContext, at: u32, out: &mut [u8; N]) -> Option<()> {
-    // SAFETY: the helper writes all of `out` or fails.
-    let ret = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, out.as_mut_ptr().cast(), N as u32) };
-    (ret == 0).then_some(())
+    (load_into(ctx, at, out.as_mut_ptr().cast(), N as u32) == 0).then_some(())
 }
 
 /// # Safety

@@ -108,6 +108,7 @@ pub(crate) fn all() -> Vec<Case> {
         operate::CASES,
         udp::CASES,
         requests::CASES,
+        requests::dns::CASES,
         retransmit::CASES,
         filters::CASES,
         stream::CASES,

@@ -129,6 +129,8 @@ pub(crate) fn emulated() -> bool {
 const HOST_PROGRAMS: &[&str] = &[
     "nginx",
     "openssl",
+    "dnsmasq",
+    "dig",
     "haproxy",
     "psql",
     "pgbouncer",

@@ -1,5 +1,6 @@
 //! Requests, against real servers and their logs.
 
+pub(crate) mod dns;
 mod web;
 
 use std::io::{Read as _, Write as _};

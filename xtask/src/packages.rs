@@ -49,6 +49,8 @@ const PACKAGES: &[Package] = packages! {
     Vm    "tcpdump"          "tcpdump"           "tcpdump"           "tcpdump"           "tcpdump"             "latency truth";
     Vm    "socat"            "socat"             "socat"             "socat"             "socat"               "odd sockets";
     Test  "nginx"            "nginx"             "nginx"             "nginx"             "nginx"               "a server that uses sendfile";
+    Test  "dnsmasq-base"      "dnsmasq"           "dnsmasq"           "dnsmasq"           "dnsmasq"             "a name server";
+    Test  "bind9-dnsutils"    "bind-utils"        "bind-utils"        "bind"              "dig"                 "asks name servers";
     Test  "haproxy"          "haproxy"           "haproxy"           "haproxy"           "haproxy"             "a proxy that splices";
     Test  "postgresql"       "postgresql-server" "postgresql-server" "postgresql"        ""                    "a database server";
     Test  "pgbouncer"        "pgbouncer"         "pgbouncer"         "pgbouncer"         "pgbouncer"           "a connection pool";

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{route::RoutePattern, value::at_least_one};
+use super::{
+    route::RoutePattern,
+    value::{Period, at_least_one},
+};
 
 /// Requests inside connections. Of what is read, only method, route template, status, times, sizes, trace context and
 /// request id are kept: never a query, a body, or another header.
@@ -26,6 +29,10 @@ pub struct RequestsConfig {
     /// Example: routes = ["/users/:user", "/files/*"]
     #[schema(value_type = Vec<String>)]
     pub routes: Vec<RoutePattern>,
+    /// How long a DNS query may wait for its answer, 100ms to 10m; then its event says `timeout`.
+    #[schema(value_type = String)]
+    #[serde(deserialize_with = "dns_timeout")]
+    pub dns_timeout: Period,
     /// Most routes of one service, at least 1; further ones become `~other`.
     #[serde(deserialize_with = "at_least_one")]
     pub max_routes: usize,
@@ -39,9 +46,14 @@ impl Default for RequestsConfig {
             max_bytes: 64 << 20,
             id_headers: vec!["x-request-id".to_owned()],
             routes: Vec::new(),
+            dns_timeout: Period::seconds(10),
             max_routes: 100,
         }
     }
+}
+
+fn dns_timeout<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
+    Period::between(deserializer, Period::millis(100), Period::seconds(600))
 }
 
 fn header_names<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {

@@ -1,7 +1,8 @@
 //! The one place that looks at bytes as wire structs, with the proof that this is sound.
 
 use netprobe_common::{
-    AcceptRecord, ConnectFailedRecord, FlowRecord, ForwardRecord, Header, HopRecord, PayloadRecord, UdpRecord,
+    AcceptRecord, ConnectFailedRecord, DatagramRecord, FlowRecord, ForwardRecord, Header, HopRecord,
+    PayloadRecord, UdpRecord,
 };
 
 use super::Reject;
@@ -28,7 +29,8 @@ wire!(
     HopRecord,
     ForwardRecord,
     UdpRecord,
-    PayloadRecord
+    PayloadRecord,
+    DatagramRecord
 );
 
 /// The bytes as a struct, in place.

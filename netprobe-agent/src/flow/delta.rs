@@ -1,6 +1,6 @@
 //! What flows do while they live, for whoever counts it: events tell totals, these tell differences.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use crate::event::{FlowRole, Nanos, Protocol};
 
@@ -12,6 +12,9 @@ pub trait Observer: Send + Sync {
     /// Moves a live flow: `(None, Some)` when it begins, `(Some, None)` when it ends, both when its service
     /// becomes known. The service given as `from` must be the one given as `to` before.
     fn move_active(&self, from: Option<(Option<&str>, FlowRole)>, to: Option<(Option<&str>, FlowRole)>);
+
+    /// An address was called so, and will be for so long.
+    fn named(&self, _address: IpAddr, _name: &Arc<str>, _ttl: Duration) {}
 
     /// Called every second, for what depends on time alone.
     fn tick(&self) {}

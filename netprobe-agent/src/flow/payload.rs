@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use netprobe_common::PayloadRecord;
+use netprobe_common::{DatagramRecord, PayloadRecord, UdpKey};
 
-use super::{events::Maker, live::Live};
+use super::{delta::Observer, events::Maker, live::Live, udp::UdpLive};
 use crate::{event::Event, fanout::Fanout};
 
 /// Reads requests from the payload of connections.
@@ -16,11 +16,14 @@ pub trait Reader: Send {
     /// Takes a packet.
     fn packet(&mut self, record: &PayloadRecord, bytes: &[u8], flows: &mut Flows<'_>);
 
+    /// Takes a datagram.
+    fn datagram(&mut self, record: &DatagramRecord, bytes: &[u8], flows: &mut Flows<'_>);
+
     /// A connection ended: nothing of it follows.
     fn ended(&mut self, cookie: u64, at_ns: u64, flows: &mut Flows<'_>);
 
-    /// Called every second: forgets what is too old to matter.
-    fn tick(&mut self, now_ns: u64);
+    /// Called every second: forgets what is too old to matter, tells what was waited for in vain.
+    fn tick(&mut self, now_ns: u64, flows: &mut Flows<'_>);
 
     /// The agent stops: tells what is under way.
     fn stop(&mut self, now_ns: u64, flows: &mut Flows<'_>);
@@ -36,8 +39,12 @@ pub trait Reader: Send {
 pub struct Flows<'a> {
     /// Live connections by cookie.
     pub table: &'a HashMap<u64, Box<Live>>,
+    /// Live UDP flows.
+    pub udp: &'a HashMap<UdpKey, UdpLive>,
     /// The one that is about to end, no longer among them.
     pub ending: Option<&'a Live>,
+    /// Is told names of addresses.
+    pub observer: &'a dyn Observer,
     /// Makes events.
     pub maker: &'a Maker,
     /// Takes them.

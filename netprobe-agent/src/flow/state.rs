@@ -153,6 +153,9 @@ impl State {
             Ok(Record::Payload(record, payload)) => {
                 self.with_reader(None, |reader, flows| reader.packet(record, payload, flows));
             }
+            Ok(Record::Datagram(record, payload)) => {
+                self.with_reader(None, |reader, flows| reader.datagram(record, payload, flows));
+            }
             Err(reject) => self.reject(bytes, reject),
         }
     }
@@ -245,7 +248,7 @@ impl State {
         const LOSSES_NS: u64 = 3_600_000_000_000;
         self.observer.tick();
         self.nat.expire(now_ns);
-        self.with_reader(None, |reader, _| reader.tick(now_ns));
+        self.with_reader(None, |reader, flows| reader.tick(now_ns, flows));
         self.counters.forward_ends_forgotten += self.forwards.expire(now_ns, self.takeover.is_some());
         self.accept_losses.forget(now_ns.saturating_sub(LOSSES_NS));
         let (before, given_up_ns) = (self.accepts.len(), &mut self.accepts_given_up_ns);

@@ -1,6 +1,9 @@
 //! UDP flows: one socket and one peer. The kernel counts in a map; this reads it, tells, and removes what is idle.
 
-use std::collections::{HashMap, HashSet, hash_map::Entry};
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    sync::Arc,
+};
 
 use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
 use netprobe_common::{Role, UdpCounters, UdpKey, UdpRecord};
@@ -212,15 +215,29 @@ pub fn event(maker: &Maker, live: &UdpLive, state: FlowState, now_ns: u64) -> Ev
     flow.segments_out = Some(counters.sent);
     flow.segments_in = Some(counters.received);
     let severity = flow_severity(&flow, false);
-    // One socket has many flows, one after another too: the begin tells them apart.
-    let id = format!(
-        "{}-{}.{:x}",
-        maker.origin.boot_id, record.udp.cookie, record.header.ts_ns
-    );
-    let mut event = Event::flow(&maker.origin, id.into(), severity, flow);
+    let mut event = Event::flow(&maker.origin, connection_id(maker, live), severity, flow);
     let until = if ended { counters.last_ns } else { now_ns };
     event.started_at = Some(maker.wall.at(record.header.ts_ns));
     event.elapsed_ms = Some(until.saturating_sub(record.header.ts_ns) as f64 / 1e6);
+    about(&mut event, live);
+    event.bytes_sent = Some(counters.sent_bytes);
+    event.bytes_received = Some(counters.received_bytes);
+    event
+}
+
+/// The flow's name. One socket has many flows, one after another too: the begin tells them apart.
+pub fn connection_id(maker: &Maker, live: &UdpLive) -> Arc<str> {
+    let record = &live.record;
+    format!(
+        "{}-{}.{:x}",
+        maker.origin.boot_id, record.udp.cookie, record.header.ts_ns
+    )
+    .into()
+}
+
+/// What every event about a UDP flow says of it: where it is, and whose.
+pub fn about(event: &mut Event, live: &UdpLive) {
+    let record = &live.record;
     event.protocol = Some(Protocol::Udp);
     event.role = Some(live.role());
     event.netns = Some(u64::from(record.key.netns));
@@ -236,7 +253,7 @@ pub fn event(maker: &Maker, live: &UdpLive, state: FlowState, now_ns: u64) -> Ev
         event.peer_port = Some(record.key.remote_port);
     }
     match &live.path {
-        Some(path) => place(&mut event, maker, live, path),
+        Some(path) => place(event, live, path),
         // No list was made in its time.
         None => {
             event.nat = Some(nat::shown(
@@ -250,13 +267,10 @@ pub fn event(maker: &Maker, live: &UdpLive, state: FlowState, now_ns: u64) -> Ev
     }
     event.service = live.process.as_ref().map(|identity| identity.service.clone());
     event.process = live.process.as_ref().map(|identity| identity.process.clone());
-    event.bytes_sent = Some(counters.sent_bytes);
-    event.bytes_received = Some(counters.received_bytes);
-    event
 }
 
 /// Addresses after translation, once the translation is known.
-fn place(event: &mut Event, _maker: &Maker, live: &UdpLive, path: &Path) {
+fn place(event: &mut Event, live: &UdpLive, path: &Path) {
     event.nat = Some(nat::shown(path, Some("ctnetlink")));
     if path.ambiguous {
         return;

@@ -34,6 +34,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPROBE_BPF_OBJECT"));
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 /// As a method in `probe.methods`: nothing is attached for this fact.
 pub const OFF: &str = "off";
+/// From this kernel on a program that sees a packet may ask which process it runs for, and so leave out the agent's own.
+const DATAGRAMS: (u32, u32) = (6, 10);
 const LIFECYCLE: &str = "lifecycle";
 /// Connections that can be followed at once where their state is in a hash. Half a KiB of kernel memory each while it lives,
 /// 16 bytes each from the start.
@@ -420,6 +422,7 @@ impl Kernel {
         let parameters = |function: &str, else_: usize| self.btf.parameters(function).unwrap_or(else_) as u64;
         knobs[KNOB_ACCEPT_RET_ARG] = parameters("inet_csk_accept", 2);
         knobs[KNOB_RECV_RET_ARG] = parameters("tcp_recvmsg", 5);
+        knobs[KNOB_DATAGRAMS] = u64::from(facts::version(&self.report.release) >= Some(DATAGRAMS));
         knobs[KNOB_UDP] = u64::from(config.udp);
         knobs[KNOB_EMPTY] = u64::from(config.empty_programs);
         knobs[KNOB_BYTE_CHECK] = u64::from(config.byte_check);

@@ -13,6 +13,7 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::names::Names;
 use crate::{config::MetricsConfig, event::FlowRole};
 
 /// Stands for every value beyond a bound.
@@ -145,6 +146,11 @@ impl Labels {
         (pair.0, self.other.clone(), bounds.and(Bounds::PAIR))
     }
 
+    /// An address was called so. Returns whether decisions about it are to be taken anew.
+    pub(super) fn named(&mut self, address: IpAddr, name: &Arc<str>, ttl_ms: u64, now_ms: u64) -> bool {
+        self.peers.names.put(address, name, ttl_ms, now_ms)
+    }
+
     /// Keeps only values that are in use; the others' places are free. Errors and methods stay: they are few.
     pub(super) fn release(
         &mut self,
@@ -156,6 +162,7 @@ impl Labels {
         self.services.values.retain(&is_service);
         self.routes.retain(|service, _| is_service(service));
         self.peers.addresses.retain(|_, name| peers.contains(name));
+        self.peers.named.retain(|_, name| peers.contains(name));
         self.peers.networks.retain(|_, name| peers.contains(name));
     }
 }
@@ -191,12 +198,16 @@ impl Bounded {
     }
 }
 
-/// Names of peers: the configured one; for clients the address and port they dialed; the network; [`OTHER`].
+/// Names of peers: the configured one; for clients the name seen for the address they dialed, or else the address, and the
+/// port; the network; [`OTHER`].
 #[derive(Debug)]
 struct Peers {
     /// Longest prefix first.
     configured: Vec<(IpNet, Arc<str>)>,
     addresses: HashMap<(IpAddr, u16), Arc<str>>,
+    /// Observed names and ports; with `addresses` as many as there may be.
+    named: HashMap<(Arc<str>, u16), Arc<str>>,
+    names: Names,
     max_addresses: usize,
     networks: HashMap<IpNet, Arc<str>>,
     max_networks: usize,
@@ -217,6 +228,8 @@ impl Peers {
         Peers {
             configured,
             addresses: HashMap::new(),
+            named: HashMap::new(),
+            names: Names::default(),
             max_addresses: config.max_peers,
             networks: HashMap::new(),
             max_networks: config.max_peer_networks,
@@ -240,13 +253,23 @@ impl Peers {
         }
         let mut within = true;
         if role == FlowRole::Client {
-            if let Some(name) = self.addresses.get(&(address, port)) {
-                return (name.clone(), true);
-            }
-            if self.addresses.len() < self.max_addresses {
-                let name: Arc<str> = std::net::SocketAddr::new(address, port).to_string().into();
-                self.addresses.insert((address, port), name.clone());
-                return (name, true);
+            let has_room = self.addresses.len() + self.named.len() < self.max_addresses;
+            if let Some(name) = self.names.get(address) {
+                let key = (name, port);
+                if let Some(label) = self.named.get(&key) {
+                    return (label.clone(), true);
+                }
+                if has_room {
+                    let label: Arc<str> = format!("{}:{port}", key.0).into();
+                    self.named.insert(key, label.clone());
+                    return (label, true);
+                }
+            } else if let Some(label) = self.addresses.get(&(address, port)) {
+                return (label.clone(), true);
+            } else if has_room {
+                let label: Arc<str> = std::net::SocketAddr::new(address, port).to_string().into();
+                self.addresses.insert((address, port), label.clone());
+                return (label, true);
             }
             within = false;
         }

@@ -277,6 +277,14 @@ impl Series {
         label
     }
 
+    /// An address was called so: what is counted of it from now on has that name.
+    pub(super) fn named(&mut self, address: IpAddr, name: &Arc<str>, ttl_ms: u64, now_ms: u64) {
+        if self.labels.named(address, name, ttl_ms, now_ms) {
+            self.routes
+                .retain(|route| route.peer.is_none_or(|(peer, _)| peer != address));
+        }
+    }
+
     fn note(&mut self, bounds: Bounds) {
         if bounds == Bounds::default() {
             return;

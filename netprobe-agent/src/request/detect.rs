@@ -41,7 +41,7 @@ impl Reader {
     /// A TCP connection to this port of the server. `resumed`: its first bytes were not seen.
     pub fn new(settings: Arc<Settings>, port: u16, resumed: bool) -> Reader {
         let inner = if port == 53 && !resumed {
-            Inner::Known(Box::new(Dns::stream()))
+            Inner::Known(Box::new(Dns::stream(settings.dns_timeout_ns)))
         } else {
             Inner::Undecided(Vec::new(), 0)
         };

@@ -11,8 +11,6 @@ use super::protocol::{Exchange, Found, Named, Piece, Protocol, Reject, Side};
 
 /// Unanswered queries of one connection or pair of UDP addresses.
 const MOST_QUERIES: usize = 256;
-/// A query that is not answered for so long is given up, as every resolver does.
-const PATIENCE_NS: u64 = 30_000_000_000;
 /// Bytes of a DNS header.
 const HEADER: usize = 12;
 
@@ -22,6 +20,8 @@ pub struct Dns {
     /// Directions of a TCP connection; `None`: every piece is a datagram.
     streams: Option<[Stream; 2]>,
     queries: VecDeque<Query>,
+    /// A query that is not answered for so long is given up, ns.
+    patience_ns: u64,
     opaque: bool,
 }
 
@@ -63,21 +63,27 @@ struct Passed {
 }
 
 impl Dns {
-    /// A pair of UDP addresses.
-    pub fn datagrams() -> Dns {
+    /// A pair of UDP addresses; for so long a query waits for its answer.
+    pub fn datagrams(patience_ns: u64) -> Dns {
         Dns {
             streams: None,
             queries: VecDeque::new(),
+            patience_ns,
             opaque: false,
         }
     }
 
     /// A TCP connection.
-    pub fn stream() -> Dns {
+    pub fn stream(patience_ns: u64) -> Dns {
         Dns {
             streams: Some(Default::default()),
-            ..Dns::datagrams()
+            ..Dns::datagrams(patience_ns)
         }
+    }
+
+    /// Whether no query waits.
+    pub fn is_idle(&self) -> bool {
+        self.queries.is_empty()
     }
 
     fn message(&mut self, bytes: &[u8], passed: Passed, found: &mut Found) {
@@ -107,19 +113,22 @@ impl Dns {
         }
     }
 
-    fn expire(&mut self, now: u64, found: &mut Found) {
+    /// Gives up the queries that have waited too long.
+    pub fn expire(&mut self, now: u64, found: &mut Found) {
         while let Some(query) = self.queries.front() {
             let asked = query.exchange.times.request_first.unwrap_or(now);
-            if now.saturating_sub(asked) < PATIENCE_NS {
+            let until = asked.saturating_add(self.patience_ns);
+            if now < until {
                 break;
             }
-            self.give_up("timeout", found);
+            self.give_up("timeout", until, found);
         }
     }
 
-    fn give_up(&mut self, error: &'static str, found: &mut Found) {
+    fn give_up(&mut self, error: &'static str, at: u64, found: &mut Found) {
         if let Some(Query { mut exchange, .. }) = self.queries.pop_front() {
             exchange.error = Some(error);
+            exchange.times.given_up = Some(at);
             found.exchanges.push(exchange);
         }
     }
@@ -164,6 +173,11 @@ fn answer(Query { mut exchange, .. }: Query, message: Message, passed: Passed, f
         ttl: Duration::from_secs(ttl.into()),
     });
     found.names.extend(names);
+}
+
+/// Whether a message is an answer, as far as its header is there.
+pub(super) fn is_response(bytes: &[u8]) -> bool {
+    bytes.get(2).is_some_and(|flags| flags & 0x80 != 0)
 }
 
 fn read(bytes: &[u8]) -> Option<Message> {
@@ -303,7 +317,7 @@ impl Protocol for Dns {
     fn close(&mut self, at: u64, found: &mut Found) {
         self.expire(at, found);
         while !self.queries.is_empty() {
-            self.give_up("no_response", found);
+            self.give_up("no_response", at, found);
         }
         self.opaque = true;
     }

@@ -4,6 +4,8 @@ use simple_dns::{CLASS, Name, QCLASS, Question, RCODE, ResourceRecord, rdata};
 use super::*;
 use crate::request::protocol::Side::{ToClient, ToServer};
 
+const PATIENCE_NS: u64 = 10_000_000_000;
+
 fn packet(id: u16, name: &'static str, kind: TYPE, response: bool) -> Packet<'static> {
     let mut packet = if response {
         Packet::new_reply(id)
@@ -49,7 +51,7 @@ fn answered(id: u16, name: &'static str) -> Vec<u8> {
 }
 
 fn datagrams(pieces: &[(Side, u64, &[u8])]) -> Found {
-    let mut dns = Dns::datagrams();
+    let mut dns = Dns::datagrams(PATIENCE_NS);
     let mut found = Found::default();
     for (side, at, bytes) in pieces {
         let piece = Piece {
@@ -132,7 +134,7 @@ fn what_answers_nothing_is_counted() {
 #[test]
 fn a_cut_answer_is_paired_all_the_same() {
     let (query, answer) = (asked(1, "a.example", TYPE::A), answered(1, "a.example"));
-    let mut dns = Dns::datagrams();
+    let mut dns = Dns::datagrams(PATIENCE_NS);
     let mut found = Found::default();
     let whole = Piece {
         at: 1,
@@ -154,7 +156,7 @@ fn a_cut_answer_is_paired_all_the_same() {
 
 #[test]
 fn queries_time_out_and_are_bounded() {
-    let mut dns = Dns::datagrams();
+    let mut dns = Dns::datagrams(PATIENCE_NS);
     let mut found = Found::default();
     for id in 0..1000 {
         let query = asked(id, "a.example", TYPE::A);
@@ -176,6 +178,7 @@ fn queries_time_out_and_are_bounded() {
     dns.feed(ToServer, later, &mut found);
     assert_eq!(found.exchanges.len(), MOST_QUERIES);
     assert_eq!(found.exchanges[0].error, Some("timeout"));
+    assert_eq!(found.exchanges[0].times.given_up, Some(1 + PATIENCE_NS));
 }
 
 #[test]
@@ -198,7 +201,7 @@ proptest! {
         let answers = framed(&answered(1, "a.example"));
         let mut results = Vec::new();
         for places in [&places[..], &[]] {
-            let mut dns = Dns::stream();
+            let mut dns = Dns::stream(PATIENCE_NS);
             let mut found = Found::default();
             for (side, bytes) in [(ToServer, &queries), (ToClient, &answers)] {
                 let mut ends: Vec<_> = places.iter().map(|place| place.index(bytes.len() + 1)).collect();

@@ -1,25 +1,42 @@
 //! Making events of requests.
 
+use std::sync::Arc;
+
 use super::protocol::{Exchange, Times};
 use crate::{
-    event::{Event, Flags, FlowRole, Request, Severity, TraceOrigin, connection_id, span_of},
-    flow::payload::Flows,
+    event::{Event, Flags, FlowRole, Request, Severity, TraceOrigin, span_of},
+    flow::events::Maker,
 };
 
 /// Name of the protocol whose routes are names.
 pub(super) const DNS: &str = "dns";
 
-/// The event of an exchange on the connection of `cookie`: its `number` there tells its span from the others'.
+/// Where an exchange was.
+pub(super) struct Place {
+    /// Its connection.
+    pub(super) connection: Arc<str>,
+    /// The how many-th it is there: that tells its span from the others'.
+    pub(super) number: u64,
+    /// Whether the local socket is the client's.
+    pub(super) is_client: bool,
+    /// What is to be known of all of the connection.
+    pub(super) mark: Flags,
+}
+
+/// The event of an exchange. `about` tells what is known of its connection.
 pub(super) fn request(
     exchange: &Exchange,
-    cookie: u64,
-    number: u64,
-    is_client: bool,
-    mark: Flags,
-    flows: &Flows<'_>,
+    place: Place,
+    maker: &Maker,
+    about: impl FnOnce(&mut Event),
 ) -> Event {
-    let origin = &flows.maker.origin;
-    let id = connection_id(&origin.boot_id, cookie);
+    let origin = &maker.origin;
+    let Place {
+        connection: id,
+        number,
+        is_client,
+        mark,
+    } = place;
     let times = &exchange.times;
     let begin = times.request_first.or(times.response_first);
     let mut event = Event::request(origin, id.clone(), severity(exchange), body(exchange));
@@ -32,11 +49,9 @@ pub(super) fn request(
         event.trace_origin = TraceOrigin::Propagated;
     }
     event.request_id = exchange.request_id.clone();
-    event.started_at = begin.map(|begin| flows.maker.wall.at(begin));
+    event.started_at = begin.map(|begin| maker.wall.at(begin));
     event.elapsed_ms = between_ms(begin, end(times));
-    if let Some(live) = flows.of(cookie) {
-        flows.maker.about(&mut event, live);
-    }
+    about(&mut event);
     // Who asked is known from the bytes even where it is not known who connected.
     event.role = Some(if is_client {
         FlowRole::Client
@@ -89,12 +104,13 @@ fn severity(exchange: &Exchange) -> Severity {
     }
 }
 
-/// The last that is known to have passed: a server may be done before it was sent everything.
+/// The last that is known to have passed, or when it was given up: a server may be done before it was sent everything.
 fn end(times: &Times) -> Option<u64> {
     times
         .response_last
         .or(times.response_first)
         .max(times.request_last.or(times.request_first))
+        .max(times.given_up)
 }
 
 /// `None` when one was not seen, or the second came first: a server may answer before it was sent everything.

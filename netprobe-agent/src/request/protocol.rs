@@ -100,6 +100,8 @@ pub struct Times {
     pub response_first: Option<u64>,
     /// Last byte of the response.
     pub response_last: Option<u64>,
+    /// When nobody waited for a response any more.
+    pub given_up: Option<u64>,
 }
 
 /// What is to be known about how an exchange was read.

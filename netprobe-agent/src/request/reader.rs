@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use lru::LruCache;
-use netprobe_common::{Application, Begins, PayloadRecord};
+use netprobe_common::{Application, Begins, DatagramRecord, PayloadRecord};
 
 use super::{
     cap::RouteCap,
-    detect, events,
+    datagrams::Datagrams,
+    detect,
+    events::{self, Place},
     library::{self, Libraries},
     protocol::{Found, Protocol, Reject, Side},
     settings::Settings,
@@ -15,8 +17,9 @@ use super::{
 };
 use crate::{
     config::RequestsConfig,
-    event::Flags,
+    event::{Flags, connection_id},
     flow::{
+        address::ip,
         losses::Losses,
         payload::{Flows, Reader},
     },
@@ -66,6 +69,7 @@ pub struct Requests {
     bytes: usize,
     losses: Losses,
     teller: Teller,
+    datagrams: Datagrams,
 }
 
 /// Makes events of what pieces gave.
@@ -93,6 +97,7 @@ impl Requests {
                 routes: RouteCap::new(config.max_routes),
                 libraries: Libraries::default(),
             },
+            datagrams: Datagrams::new(config),
         }
     }
 
@@ -179,14 +184,20 @@ impl Reader for Requests {
         self.close(cookie, talk, at_ns, mark, flows);
     }
 
-    fn tick(&mut self, now_ns: u64) {
+    fn datagram(&mut self, record: &DatagramRecord, bytes: &[u8], flows: &mut Flows<'_>) {
+        self.datagrams.take(record, bytes, flows);
+    }
+
+    fn tick(&mut self, now_ns: u64, flows: &mut Flows<'_>) {
         self.losses.forget(now_ns.saturating_sub(LOSSES_NS));
+        self.datagrams.tick(now_ns, flows);
     }
 
     fn stop(&mut self, now_ns: u64, flows: &mut Flows<'_>) {
         while let Some((cookie, talk)) = self.talks.pop_lru() {
             self.close(cookie, talk, now_ns, Flags::AGENT_STOP, flows);
         }
+        self.datagrams.stop(now_ns, flows);
     }
 
     fn connections(&self) -> (usize, usize) {
@@ -195,10 +206,13 @@ impl Reader for Requests {
 
     fn counters(&self) -> BTreeMap<String, u64> {
         let counts = &self.teller.counts;
-        let rejects = counts
-            .rejects
-            .iter()
-            .map(|(name, count)| (format!("request_rejected_{name}"), *count));
+        let mut rejects = counts.rejects.clone();
+        for (name, count) in self.datagrams.rejects() {
+            *rejects.entry(name).or_default() += count;
+        }
+        let rejects = rejects
+            .into_iter()
+            .map(|(name, count)| (format!("request_rejected_{name}"), count));
         let opaque = counts
             .opaque
             .iter()
@@ -206,6 +220,7 @@ impl Reader for Requests {
         [
             ("request_holes", counts.holes),
             ("request_connections_evicted", counts.evicted),
+            ("request_datagram_pairs_evicted", self.datagrams.evicted()),
             ("request_routes_capped", counts.routes_capped),
         ]
         .into_iter()
@@ -255,7 +270,17 @@ impl Teller {
                 self.counts.routes_capped += u64::from(!within);
                 exchange.route = Some(route);
             }
-            let event = events::request(&exchange, cookie, talk.told, talk.is_client, talk.mark, flows);
+            let place = Place {
+                connection: connection_id(&flows.maker.origin.boot_id, cookie),
+                number: talk.told,
+                is_client: talk.is_client,
+                mark: talk.mark,
+            };
+            let event = events::request(&exchange, place, flows.maker, |event| {
+                if let Some(live) = flows.of(cookie) {
+                    flows.maker.about(event, live);
+                }
+            });
             flows.emit(event);
         }
         talk.opaque |= self.found.hello.take().is_some() || self.found.rejects.contains(&Reject::Hello);
@@ -263,7 +288,12 @@ impl Teller {
             *self.counts.rejects.entry(reject.name()).or_default() += 1;
         }
         self.count_opaque(cookie, talk, false, flows);
-        self.found.names.clear();
+        for named in self.found.names.drain(..) {
+            let server = flows.of(cookie).map(|live| ip(live.key.remote_addr));
+            if let (Some(address), true) = (named.address.or(server), talk.is_client) {
+                flows.observer.named(address, &named.name, named.ttl);
+            }
+        }
     }
 
     /// Counts an encrypted connection once, as soon as its process is known; at its end in any case.

@@ -35,6 +35,8 @@ pub struct Settings {
     pub(super) routes: Templates,
     /// Lower case.
     pub(super) request_ids: Vec<Box<str>>,
+    /// A DNS query that is not answered for so long is given up.
+    pub(super) dns_timeout_ns: u64,
     methods: Vec<Arc<str>>,
 }
 
@@ -48,6 +50,7 @@ impl Settings {
                 .iter()
                 .map(|name| name.to_ascii_lowercase().into())
                 .collect(),
+            dns_timeout_ns: config.dns_timeout.0.as_nanos() as u64,
             methods: METHODS.iter().map(|name| Arc::from(*name)).collect(),
         }
     }

@@ -54,12 +54,17 @@ impl Counters {
     pub fn lost(&self) -> Vec<LossReport> {
         let full: u64 = Kind::ALL
             .into_iter()
-            .filter(|kind| *kind != Kind::Payload)
+            .filter(|kind| !kind.carries_bytes())
+            .map(|kind| self.get(wire::lost_ring_full(kind)))
+            .sum();
+        let payload_full: u64 = Kind::ALL
+            .into_iter()
+            .filter(|kind| kind.carries_bytes())
             .map(|kind| self.get(wire::lost_ring_full(kind)))
             .sum();
         [
             ("ring_full", full),
-            ("payload_ring_full", self.get(wire::lost_ring_full(Kind::Payload))),
+            ("payload_ring_full", payload_full),
             ("overflow_full", self.get(wire::LOST_OVERFLOW_FULL)),
             ("unnamed", self.get(wire::LOST_UNNAMED)),
         ]

@@ -4,6 +4,7 @@
 use std::os::fd::{AsRawFd as _, RawFd};
 
 use aya::maps::{MapData, RingBuf};
+use netprobe_common::Kind;
 
 use super::made_at;
 
@@ -15,7 +16,8 @@ pub(super) struct Payloads {
     ahead: Vec<u64>,
     /// Its length; 0: there is none.
     ahead_len: usize,
-    handed_over: u64,
+    /// Records of streams and of datagrams.
+    handed_over: [u64; 2],
     /// Whether the last drain took all there was to take.
     drained: bool,
 }
@@ -27,15 +29,14 @@ impl Payloads {
             bytes: bytes as usize,
             ahead: Vec::new(),
             ahead_len: 0,
-            handed_over: 0,
+            handed_over: [0; 2],
             drained: true,
         }
     }
 
     /// Hands over the records made until then, about half a ring at most. Returns how many.
     pub(super) fn drain(&mut self, until_ns: u64, take: &mut impl FnMut(&[u8])) -> usize {
-        let before = self.handed_over;
-        let mut bytes = 0;
+        let (mut count, mut bytes) = (0, 0);
         self.drained = true;
         if self.ahead_len > 0 {
             // SAFETY: as long as was written there.
@@ -45,7 +46,8 @@ impl Payloads {
             if made_at(record) > until_ns {
                 return 0;
             }
-            self.handed_over += 1;
+            self.handed_over[is_datagram(record)] += 1;
+            count += 1;
             take(record);
             self.ahead_len = 0;
         }
@@ -57,19 +59,21 @@ impl Payloads {
                 self.ahead_len = item.len();
                 break;
             }
-            self.handed_over += 1;
+            self.handed_over[is_datagram(&item)] += 1;
+            count += 1;
             take(&item);
             if bytes > self.bytes / 2 {
                 self.drained = false;
                 break;
             }
         }
-        (self.handed_over - before) as usize
+        count
     }
 
     /// Records handed over so far.
-    pub(super) const fn handed_over(&self) -> u64 {
-        self.handed_over
+    pub(super) fn handed_over(&self) -> [(Kind, u64); 2] {
+        let [streams, datagrams] = self.handed_over;
+        [(Kind::Payload, streams), (Kind::Datagram, datagrams)]
     }
 
     pub(super) const fn is_drained(&self) -> bool {
@@ -79,6 +83,11 @@ impl Payloads {
     pub(super) fn fd(&self) -> RawFd {
         self.ring.as_raw_fd()
     }
+}
+
+/// Place of a record's count.
+fn is_datagram(record: &[u8]) -> usize {
+    usize::from(record.get(1) == Some(&(Kind::Datagram as u8)))
 }
 
 /// Up to eight bytes as a word in memory order.

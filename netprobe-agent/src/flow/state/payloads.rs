@@ -28,6 +28,8 @@ impl State {
         let State {
             reader: Some(reader),
             table,
+            udp,
+            observer,
             maker,
             fanout,
             ..
@@ -37,7 +39,9 @@ impl State {
         };
         let mut flows = Flows {
             table,
+            udp: &udp.live,
             ending,
+            observer: &**observer,
             maker,
             fanout,
         };
