@@ -1,9 +1,11 @@
 //! Bytes, by every call that moves them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use netprobe_tests::agent::{Agent, PATIENCE};
+use netprobe_tests::agent::{Agent, PATIENCE, Settings};
+use netprobe_tests::lab::{self, addr};
 use netprobe_tests::traffic::Connection;
 use netprobe_tests::traffic::proto::{Cmd, RecvHow, SendHow};
 use netprobe_tests::wait_for;
@@ -42,6 +44,12 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("bytes_kernel_tls", kernel_tls).needs(&[Need::KernelTls]),
     Case::new("bytes_zero_copy", zero_copy),
     Case::new("bytes_partial_writes", partial_writes),
+    Case::new("bytes_of_idle_connections_are_told_while_they_live", || {
+        idle("idle", "1s", told_by_update)
+    }),
+    Case::new("bytes_of_idle_connections_are_listed_for_who_looks", || {
+        idle("idlelook", "1h", listed)
+    }),
     Case::new("bytes_more_than_4_gib", more_than_4_gib)
         .alone()
         .needs(&[Need::Speed]),
@@ -239,4 +247,63 @@ fn kernel_tls() -> Result<()> {
     check_bytes(&c, 100, 0)?;
     check(&c, "flag ktls of the client", c.has_flag("ktls"), true)?;
     check(&s, "flag ktls of the server", s.has_flag("ktls"), false)
+}
+
+/// How many bytes the idle connections of [`idle`] move.
+const IDLE: u64 = 12_345;
+
+/// What moved in the first moments of a connection that then stands still: too early for a sample, and nothing calls for
+/// one later. `told` waits until the agent knows, given role, local port, and bytes sent and received.
+fn idle(
+    case: &str,
+    reconcile_every: &str,
+    told: fn(&Agent, &str, u16, (u64, u64)) -> Result<()>,
+) -> Result<()> {
+    let agent = Arc::new(Agent::start(&Settings {
+        probe: "sample_interval = \"1h\"".to_owned(),
+        flow: format!("update_every = \"500ms\"\nreconcile_every = \"{reconcile_every}\""),
+        ..Settings::default()
+    })?);
+    let at = addr("127.0.0.1", 0);
+    let mut pair = Pair::over(lab::gateway()?, agent.clone(), case, "cli", "cli", at)?;
+    let (client, server) = pair.open()?;
+    pair.srv.begin(&Cmd::Recv {
+        socket: server.socket,
+        bytes: Some(IDLE),
+        how: RecvHow::Recv,
+    })?;
+    pair.cli.send(client.socket, IDLE)?;
+    pair.srv.finish()?;
+    told(&agent, "client", client.local.port(), (IDLE, 0))?;
+    told(&agent, "server", server.local.port(), (0, IDLE))?;
+    let (client, server) = pair.finish(client, server)?;
+    check_bytes(&client, IDLE, 0)?;
+    check_bytes(&server, 0, IDLE)
+}
+
+fn told_by_update(agent: &Agent, role: &str, port: u16, bytes: (u64, u64)) -> Result<()> {
+    agent.wait_event(&format!("an update of the idle {role} with its bytes"), |event| {
+        event.role.as_deref() == Some(role)
+            && event.internal_port == Some(port)
+            && event.flow.as_ref().is_some_and(|flow| flow.state == "update")
+            && (event.bytes_sent, event.bytes_received) == (Some(bytes.0), Some(bytes.1))
+    })?;
+    Ok(())
+}
+
+fn listed(agent: &Agent, role: &str, port: u16, bytes: (u64, u64)) -> Result<()> {
+    let path = format!("/api/v1/flows?filter=role=={role},internal_port=={port}");
+    let mut last = String::new();
+    wait_for(
+        &format!("the idle {role} to be listed with its bytes"),
+        PATIENCE,
+        || {
+            last = agent.get(&path).ok()?.1;
+            let answer: serde_json::Value = serde_json::from_str(&last).ok()?;
+            let flow = &answer["flows"][0];
+            ((flow["bytes_sent"].as_u64(), flow["bytes_received"].as_u64()) == (Some(bytes.0), Some(bytes.1)))
+                .then_some(())
+        },
+    )
+    .with_context(|| last.clone())
 }

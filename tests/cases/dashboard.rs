@@ -42,7 +42,7 @@ fn browser() -> Result<()> {
         client.display(),
         addr(lab::VIRTUAL, 20_480)
     );
-    tools::run_command(
+    let said = tools::run_command(
         Command::new(tools::find("node").context("node is not installed")?)
             .arg(Path::new(WEB).join("test/browser.mjs"))
             .env("NETPROBE_BIN", binary()?)
@@ -54,5 +54,7 @@ fn browser() -> Result<()> {
                 tools::find("chromium").context("chromium is not installed")?,
             ),
     )?;
+    // How long it took: figures for docs/performance.md.
+    print!("{said}");
     Ok(())
 }

@@ -1,25 +1,24 @@
 //! Dashboards and rules against a real Prometheus that scrapes a real agent while things go wrong: every expression
 //! must give data, and the alerts that are about it must fire.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod files;
+mod incident;
+
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use netprobe_tests::agent::{Agent, Settings, free_port};
-use netprobe_tests::lab::addr;
-use netprobe_tests::traffic::proto::{Cmd, ConnectOptions, SendHow};
-use netprobe_tests::{tools, wait_for};
+use netprobe_tests::agent::{Agent, Settings};
+use netprobe_tests::wait_for;
 use serde_json::Value;
 
 use super::prometheus::Prometheus;
-use super::retransmit::lossy;
-use super::{Case, Need, Pair};
+use super::{Case, Need};
+use files::{of_dashboards, promtool, rules};
+use incident::{Incident, MAX_PEERS};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("every_expression_gives_data", expressions)
@@ -32,13 +31,9 @@ pub(crate) const CASES: &[Case] = &[
     ]),
 ];
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../dashboards");
 const RUNBOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Scrapes and evaluations are a second apart here; rates need some of them.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Labels of peers there may be; the test's own come first.
-const MAX_PEERS: u16 = 100;
 
 /// Expressions that cannot give data within minutes, by what stands in them, and why; `promtool` has them all.
 const NOT_HERE: &[(&str, &str)] = &[
@@ -51,10 +46,6 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("absent(", "it gives data when there is no agent at all"),
     ("records_rejected", "a record that is not valid takes a defect"),
 ];
-
-fn rules(file: &str) -> PathBuf {
-    Path::new(FOLDER).join("prometheus").join(file)
-}
 
 /// A file of rules, without the times that a test has not got.
 fn impatient(file: &str) -> Result<String> {
@@ -69,51 +60,6 @@ fn impatient(file: &str) -> Result<String> {
         .filter(waits)
         .map(|line| format!("{line}\n"))
         .collect())
-}
-
-/// Every expression of the dashboards and its place, as Grafana would send it with everything chosen.
-fn of_dashboards() -> Result<Vec<(String, String)>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(Path::new(FOLDER).join("grafana"))? {
-        let path = entry?.path();
-        if path.extension().is_none_or(|ending| ending != "json") {
-            continue;
-        }
-        let board: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
-        let title = board["title"].as_str().context("no title")?;
-        for panel in board["panels"].as_array().context("no panels")? {
-            for target in panel["targets"].as_array().into_iter().flatten() {
-                let place = format!("{title}: {}", panel["title"]);
-                found.push((place, chosen(target["expr"].as_str().context("no expression")?)));
-            }
-        }
-        for variable in board["templating"]["list"].as_array().context("no variables")? {
-            let Some(labels) = variable["query"]
-                .as_str()
-                .and_then(|text| text.strip_prefix("label_values("))
-            else {
-                continue;
-            };
-            let (metric, label) = labels
-                .trim_end_matches(')')
-                .rsplit_once(", ")
-                .context("no label")?;
-            found.push((
-                format!("{title}: variable {label}"),
-                format!("count by ({label}) ({})", chosen(metric)),
-            ));
-        }
-    }
-    Ok(found)
-}
-
-/// An expression with its variables filled in.
-fn chosen(expression: &str) -> String {
-    ["$job", "$instance", "$service", "$peer"]
-        .iter()
-        .fold(expression.replace("$__rate_interval", "15s"), |text, variable| {
-            text.replace(variable, ".+")
-        })
 }
 
 /// Every rule Prometheus has: name, expression, and whether it alerts. An alert gives data when it fires; what it
@@ -155,108 +101,6 @@ fn has_data(answer: &Value) -> bool {
             .filter_map(|of| of["value"][1].as_str()?.parse::<f64>().ok())
             .any(|value| !value.is_nan())
     })
-}
-
-/// What goes wrong, and the ordinary beside it, until told to stop.
-struct Incident {
-    lossy: Pair,
-    across: Pair,
-    served: TcpListener,
-    refused: SocketAddr,
-    /// One that stays open: of it there are updates, which the archive leaves out.
-    _held: (TcpStream, TcpStream),
-}
-
-impl Incident {
-    fn begin(agent: &Arc<Agent>) -> Result<Incident> {
-        let lab = Arc::new(lossy(
-            "tcp dport 7001 drop; tcp dport 7000 meta length > 100 numgen random mod 100 < 10 drop",
-        )?);
-        let served = TcpListener::bind("127.0.0.1:0")?;
-        let _held = (TcpStream::connect(served.local_addr()?)?, served.accept()?.0);
-        Ok(Incident {
-            _held,
-            lossy: Pair::over(lab, agent.clone(), "rules", "cli", "srv", addr("10.83.1.1", 7000))?,
-            across: Pair::over(
-                netprobe_tests::lab::gateway()?,
-                agent.clone(),
-                "rulesnat",
-                "cli",
-                "srv",
-                addr(netprobe_tests::lab::SERVER, 20_470),
-            )?,
-            served,
-            refused: SocketAddr::from(([127, 0, 0, 1], free_port()?)),
-        })
-    }
-
-    /// Connections that are served, refused, reset, lost on the way, translated and not answered; datagrams.
-    fn round(&mut self) -> Result<()> {
-        let at = self.served.local_addr()?;
-        for reset in [false, true] {
-            let mut client = TcpStream::connect(at)?;
-            client.write_all(&[0; 500])?;
-            let mut server = self.served.accept()?.0;
-            if !reset {
-                drop(client);
-                std::io::copy(&mut server, &mut std::io::sink())?;
-            }
-        }
-        for _ in 0..4 {
-            ensure!(
-                TcpStream::connect(self.refused).is_err(),
-                "{} is served",
-                self.refused
-            );
-        }
-        let (one, other) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
-        one.send_to(&[0; 100], other.local_addr()?)?;
-        other.recv(&mut [0; 100])?;
-        let (client, server) = self.across.open_to(addr(netprobe_tests::lab::VIRTUAL, 20_470))?;
-        self.across.cli.send(client.socket, 1000)?;
-        self.across.cli.close(client.socket)?;
-        self.across.srv.drain(server.socket)?;
-        self.across.srv.close(server.socket)?;
-        let (client, server) = self.lossy.open()?;
-        self.lossy.srv.begin(&Cmd::Recv {
-            socket: server.socket,
-            bytes: Some(50_000),
-            how: netprobe_tests::traffic::proto::RecvHow::Recv,
-        })?;
-        self.lossy.cli.call(Cmd::Send {
-            socket: client.socket,
-            bytes: 50_000,
-            chunk: 16_384,
-            how: SendHow::Send,
-        })?;
-        self.lossy.srv.finish()?;
-        self.lossy.cli.close(client.socket)?;
-        self.lossy.srv.close(server.socket)?;
-        let gone = self.lossy.cli.attempt(Cmd::Connect {
-            addr: addr("10.83.1.1", 7001),
-            options: ConnectOptions {
-                user_timeout_ms: Some(1000),
-                ..ConnectOptions::default()
-            },
-        })?;
-        ensure!(gone.errno != 0, "what is dropped is answered");
-        Ok(())
-    }
-
-    /// More connections than a small spool has room for, and more peers than there may be labels.
-    fn flood(&self) -> Result<()> {
-        for port in 1..=MAX_PEERS + 50 {
-            // Whether somebody listens there is all the same.
-            let _ = TcpStream::connect(addr("127.0.0.2", port));
-        }
-        let at = self.served.local_addr()?;
-        for _ in 0..8000 {
-            let client = TcpStream::connect(at)?;
-            drop(self.served.accept()?);
-            drop(client);
-        }
-        Ok(())
-    }
 }
 
 fn expressions() -> Result<()> {
@@ -378,75 +222,5 @@ fn alerts(prometheus: &Prometheus, refused: SocketAddr) -> Result<()> {
     let well = "NetprobeDown|NetprobeAbsent|NetprobeFactMissing|NetprobeRecordsRejected|NetprobeSpoolDamaged";
     let answer = prometheus.ask("query", &format!(r#"ALERTS{{alertname=~"{well}"}}"#))?;
     ensure!(answer["data"]["result"] == serde_json::json!([]), "{answer}");
-    Ok(())
-}
-
-/// What promtool and amtool say; and that the tests have every alert in them.
-fn promtool() -> Result<()> {
-    let run = |program: &str, arguments: &[&str], files: &[&str]| {
-        tools::run_command(
-            Command::new(tools::find(program).with_context(|| format!("{program} is not installed"))?)
-                .args(arguments)
-                .args(files.iter().map(|file| rules(file))),
-        )
-    };
-    run(
-        "promtool",
-        &["check", "rules"],
-        &["recording.yaml", "alerts.yaml"],
-    )?;
-    run(
-        "promtool",
-        &["test", "rules"],
-        &["tests.yaml", "tests-recording.yaml"],
-    )?;
-    run("amtool", &["check-config"], &["alertmanager.yml"])?;
-    mixin()?;
-    let tests = std::fs::read_to_string(rules("tests.yaml"))?;
-    let text = std::fs::read_to_string(rules("alerts.yaml"))?;
-    let mut severities: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let mut alert = "";
-    for line in text.lines().map(str::trim) {
-        alert = line.strip_prefix("- alert: ").unwrap_or(alert);
-        if let Some(rest) = line.strip_prefix("labels: {severity: ") {
-            let severity = rest.split([',', '}']).next().unwrap_or_default();
-            severities.entry(alert).or_default().insert(severity);
-        }
-    }
-    ensure!(severities.len() > 20, "only {} alerts", severities.len());
-    for (alert, severities) in severities {
-        for severity in severities {
-            let fired = format!(r#"{{labels: '{{alertname="{alert}", severity="{severity}""#);
-            ensure!(
-                tests.contains(&fired),
-                "tests.yaml does not make {alert} fire as {severity}"
-            );
-        }
-    }
-    Ok(())
-}
-
-/// The mixin has every file.
-fn mixin() -> Result<()> {
-    let summary = format!(
-        "local of = import '{FOLDER}/mixin.libsonnet'; [std.objectFieldsAll(of.grafanaDashboards), \
-         std.length(of.prometheusRules.groups), std.length(of.prometheusAlerts.groups)]"
-    );
-    let said: Value = serde_json::from_str(&tools::run("jsonnet", &["-e", &summary])?)?;
-    let mut there = Vec::new();
-    for entry in std::fs::read_dir(Path::new(FOLDER).join("grafana"))? {
-        there.push(entry?.file_name().to_string_lossy().into_owned());
-    }
-    there.retain(|name| name.ends_with(".json"));
-    there.sort();
-    ensure!(
-        said[0] == serde_json::json!(there),
-        "the mixin has {}, the folder {there:?}",
-        said[0]
-    );
-    ensure!(
-        said[1].as_u64() > Some(0) && said[2].as_u64() > Some(0),
-        "no rules in the mixin: {said}"
-    );
     Ok(())
 }

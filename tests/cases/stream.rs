@@ -1,5 +1,7 @@
 //! Events over WebSocket: the same as on every other way, as they come.
 
+mod crowd;
+
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +13,14 @@ use netprobe_tests::lab::{self, addr};
 use tungstenite::{Message, WebSocket, client};
 
 use super::metrics::{Page, comes_to};
-use super::{Case, Pair, check};
+use super::{Case, Need, Pair, check};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("stream_has_the_events_of_stdout", same_events),
     Case::new("stream_filters_at_the_server", filters),
     Case::new("stream_clients_and_frames_are_counted", counted),
+    Case::new("stream_bad_clients_hurt_nobody", crowd::bad_clients),
+    Case::new("stream_serves_a_thousand_clients", crowd::thousand).needs(&[Need::Speed]),
 ];
 
 const PATIENCE: Duration = Duration::from_secs(20);

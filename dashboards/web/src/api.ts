@@ -1,6 +1,7 @@
 // REST. A refusal is an error whose message is the agent's own sentence.
 
 import type { Event } from "./event";
+import { EVERYTHING, parameters, type Filter } from "./filter";
 
 export interface Fact {
   fact: string;
@@ -69,23 +70,19 @@ async function get<T>(path: string, parameters: Record<string, string>): Promise
   return body as T;
 }
 
-function filtered(filter: string, others: Record<string, string>): Record<string, string> {
-  return filter === "" ? others : { ...others, filter };
-}
-
 export function probe(): Promise<Probe> {
   return get("api/v1/probe", {});
 }
 
-export async function flows(filter: string, limit: number): Promise<{ flows: Event[]; more: boolean }> {
+export async function flows(filter: Filter, limit: number): Promise<{ flows: Event[]; more: boolean }> {
   type Answer = { flows: Event[]; next_cursor: string | null };
-  const answer = await get<Answer>("api/v1/flows", filtered(filter, { limit: String(limit) }));
+  const answer = await get<Answer>("api/v1/flows", { ...parameters(filter), limit: String(limit) });
   return { flows: answer.flows, more: answer.next_cursor !== null };
 }
 
-export async function events(filter: string, last: number): Promise<Event[]> {
+export async function events(filter: Filter, last: number): Promise<Event[]> {
   const limits = { limit: String(last), last: String(last) };
-  return (await get<{ events: Event[] }>("api/v1/events", filtered(filter, limits))).events;
+  return (await get<{ events: Event[] }>("api/v1/events", { ...parameters(filter), ...limits })).events;
 }
 
 export interface ArchivePage {
@@ -95,11 +92,11 @@ export interface ArchivePage {
 }
 
 /** A page of the history. */
-export function archive(filter: string, service: string, since: string, cursor: string | null): Promise<ArchivePage> {
-  const parameters: Record<string, string> = { since, limit: "200" };
-  if (service !== "") parameters.service = service;
-  if (cursor !== null) parameters.cursor = cursor;
-  return get("api/v1/archive", filtered(filter, parameters));
+export function archive(filter: Filter, service: string, since: string, cursor: string | null): Promise<ArchivePage> {
+  const asked: Record<string, string> = { ...parameters(filter), since, limit: "200" };
+  if (service !== "") asked.service = service;
+  if (cursor !== null) asked.cursor = cursor;
+  return get("api/v1/archive", asked);
 }
 
 export type State = "healthy" | "degraded" | "failing" | "recovering";
@@ -118,8 +115,8 @@ export async function destinations(): Promise<Destination[]> {
 }
 
 /** Fails with the agent's sentence when the filter has an error. */
-export async function check(filter: string): Promise<void> {
-  await get("api/v1/flows", filtered(filter, { limit: "1" }));
+export async function check(filter: Filter = EVERYTHING): Promise<void> {
+  await get("api/v1/flows", { ...parameters(filter), limit: "1" });
 }
 
 /** A value for the filter grammar. */

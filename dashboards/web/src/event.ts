@@ -41,6 +41,19 @@ export interface Flow {
   error: string | null;
 }
 
+export interface Request {
+  protocol: string | null;
+  method: string | null;
+  route: string | null;
+  status_code: number | null;
+  ttfb_ms: number | null;
+  send_ms: number | null;
+  wait_ms: number | null;
+  receive_ms: number | null;
+  error: string | null;
+  tls: boolean | null;
+}
+
 export interface Gap {
   stage: string;
   reason: string;
@@ -80,6 +93,7 @@ export interface Event {
   bytes_received: number | null;
   flags: string[];
   flow: Flow | null;
+  request: Request | null;
   gap: Gap | null;
   agent: { action: string; version: string; message: string | null } | null;
 }
@@ -87,6 +101,21 @@ export interface Event {
 /** The last event of a connection. */
 export function isFinal(event: Event): boolean {
   return event.flow?.state === "closed" || event.flow?.state === "failed";
+}
+
+/** Whether a request failed: no whole answer, or one of the server's own failures. */
+export function hasFailed(event: Event): boolean {
+  return event.request !== null && event.severity === "error";
+}
+
+/** Milliseconds since 1970 that an event's connection or request began, to the microsecond; null when not known. */
+export function beganAt(event: Event): number | null {
+  const text = event.started_at;
+  if (text === null) return null;
+  // A Date holds whole milliseconds only.
+  const [, whole = text, fraction = ""] = /^(.*?)\.(\d+)Z$/.exec(text) ?? [];
+  const seconds = Date.parse(fraction === "" ? text : `${whole}Z`);
+  return seconds + Number(`0.${fraction === "" ? "0" : fraction}`) * 1000;
 }
 
 /** `address:port`, brackets around IPv6; null when the address is not known. */

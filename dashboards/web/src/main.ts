@@ -2,7 +2,8 @@
 
 import * as api from "./api";
 import { h } from "./dom";
-import type { Gap } from "./event";
+import { SEVERITIES, type Gap } from "./event";
+import { EVERYTHING, inAddress, ofAddress, type Filter } from "./filter";
 import type { Page, MakePage } from "./page";
 import { connection } from "./pages/connection";
 import { events } from "./pages/events";
@@ -11,12 +12,14 @@ import { history } from "./pages/history";
 import { map } from "./pages/map";
 import { overview } from "./pages/overview";
 import { probe } from "./pages/probe";
+import { requests } from "./pages/requests";
 import { Store } from "./store";
 import { browserSocket, Stream, type Status } from "./stream";
 
 const PAGES: Record<string, [title: string, make: MakePage]> = {
   overview: ["Overview", overview],
   flows: ["Flows", flows],
+  requests: ["Requests", requests],
   map: ["Map", map],
   events: ["Events", events],
   history: ["History", history],
@@ -26,24 +29,24 @@ const PAGES: Record<string, [title: string, make: MakePage]> = {
 interface Place {
   page: string;
   argument: string;
-  filter: string;
+  filter: Filter;
 }
 
 function place(): Place {
   const [path = "", query = ""] = location.hash.slice(2).split("?", 2);
   const [page = "", argument = ""] = path.split("/", 2);
-  const filter = new URLSearchParams(query).get("f") ?? "";
-  return { page: page === "connection" || page in PAGES ? page : "overview", argument, filter };
+  return { page: page === "connection" || page in PAGES ? page : "overview", argument, filter: ofAddress(query) };
 }
 
-function address(page: string, filter: string): string {
-  return `#/${page}${filter === "" ? "" : `?${new URLSearchParams({ f: filter })}`}`;
+function address(page: string, filter: Filter): string {
+  const query = inAddress(filter);
+  return `#/${page}${query === "" ? "" : `?${query}`}`;
 }
 
 let store = new Store(Date.now);
 let paused = false;
 let page: Page | null = null;
-let filter: string | null = null;
+let filter: Filter | null = null;
 
 const status = h("span", { class: "status", role: "status", "aria-live": "polite" }, "connecting");
 const links = Object.entries(PAGES).map(([name, [title]]) => ({ name, link: h("a", {}, title) }));
@@ -55,6 +58,22 @@ const input = h("input", {
   placeholder: "filter: severity>=warning, port==443, process.comm~^nginx   ( / )",
   "aria-label": "Filter",
   "aria-describedby": "filter-error",
+});
+const severity = h(
+  "select",
+  { "aria-label": "Severity", change: () => void apply() },
+  h("option", { value: "" }, "any severity"),
+  // Everything is debug or worse.
+  ...SEVERITIES.slice(1).map((name) => h("option", { value: name }, name === "critical" ? name : `${name} or worse`)),
+);
+const route = h("input", {
+  type: "search",
+  class: "route",
+  spellcheck: "false",
+  autocomplete: "off",
+  placeholder: "route: /api/**",
+  "aria-label": "Route of requests",
+  change: () => void apply(),
 });
 const wrong = h("p", { id: "filter-error", class: "wrong", role: "alert" });
 const pause = h("button", { type: "button", "aria-pressed": "false", click: () => setPaused(!paused) }, "Pause");
@@ -92,6 +111,8 @@ const stream = new Stream(
     status: (now: Status, detail: string) => {
       status.className = `status ${now}`;
       status.textContent = now === "live" ? `live · ${detail}` : detail;
+      // Perhaps it was refused for want of a token: the stream does not say why.
+      if (now === "waiting") void knock();
     },
   },
   browserSocket,
@@ -110,14 +131,15 @@ function nextTheme(): void {
   show();
 }
 
-/** Takes a filter when the agent understands it; else says what is wrong with it. */
-async function apply(text: string): Promise<void> {
+/** Takes what the bar says when the agent understands it; else says what is wrong with it. */
+async function apply(): Promise<void> {
+  const asked: Filter = { text: input.value.trim(), severity: severity.value, route: route.value.trim() };
   try {
-    await api.check(text);
+    await api.check(asked);
     wrong.textContent = "";
     input.removeAttribute("aria-invalid");
     const here = place();
-    location.hash = address(here.page === "connection" ? "events" : here.page, text);
+    location.hash = address(here.page === "connection" ? "events" : here.page, asked);
   } catch (error) {
     wrong.textContent = error instanceof Error ? error.message : String(error);
     input.setAttribute("aria-invalid", "true");
@@ -128,9 +150,9 @@ function show(): void {
   const here = place();
   // A connection's page names no filter: it keeps the one that led there.
   const wanted = here.page === "connection" && filter !== null ? filter : here.filter;
-  if (wanted !== filter) {
+  if (filter === null || inAddress(wanted) !== inAddress(filter)) {
     filter = wanted;
-    input.value = filter;
+    [input.value, severity.value, route.value] = [filter.text, filter.severity, filter.route];
     // What was gathered under another filter says nothing about this one.
     store = new Store(Date.now);
     stream.start(filter);
@@ -158,10 +180,13 @@ document.querySelector("#bar")?.append(
       role: "search",
       submit: (event: SubmitEvent) => {
         event.preventDefault();
-        void apply(input.value.trim());
+        void apply();
       },
     },
     input,
+    severity,
+    route,
+    h("button", { type: "submit", hidden: true }, "Filter"),
     wrong,
   ),
   pause,
@@ -173,7 +198,7 @@ document.querySelector("#bar")?.append(
 /** Asks for a token where the agent wants one, then begins anew. */
 async function knock(): Promise<void> {
   try {
-    await api.check("");
+    await api.check();
     login.hidden = true;
   } catch (error) {
     login.hidden = !(error instanceof api.TokenNeeded);
@@ -215,7 +240,7 @@ dark.addEventListener("change", () => {
 addEventListener("hashchange", show);
 addEventListener("keydown", (event) => {
   if (event.target instanceof HTMLInputElement || event.ctrlKey || event.metaKey || event.altKey) {
-    if (event.key === "Escape" && event.target === input) input.blur();
+    if (event.key === "Escape" && event.target instanceof HTMLInputElement) event.target.blur();
     return;
   }
   const nth = links[Number(event.key) - 1];
@@ -223,7 +248,7 @@ addEventListener("keydown", (event) => {
     event.preventDefault();
     input.focus();
   } else if (event.key === "p") setPaused(!paused);
-  else if (nth !== undefined) location.hash = address(nth.name, filter ?? "");
+  else if (nth !== undefined) location.hash = address(nth.name, filter ?? EVERYTHING);
 });
 show();
 setInterval(() => page?.draw(), 250);

@@ -1,11 +1,12 @@
 // What a page is, and what it may use.
 
+import type { Filter } from "./filter";
 import type { Store } from "./store";
 
 export interface Context {
   store: Store;
-  /** The filter in the bar, in the one grammar. */
-  filter: string;
+  /** What the bar asks for. */
+  filter: Filter;
   /** Whether the reader holds the page still. */
   paused(): boolean;
   /** What follows the page's name in the address. */

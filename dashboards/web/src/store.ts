@@ -1,13 +1,14 @@
 // What the pages draw, gathered from the stream: seconds of the last ten minutes, destinations, edges, last events.
 // Everything is bounded: a page may stay open for weeks.
 
-import { endpoint, isFinal, translated, type Event } from "./event";
+import { endpoint, hasFailed, isFinal, translated, type Event } from "./event";
 
 export const WINDOW = 600;
 const MAX_EVENTS = 1000;
 const MAX_LIVE = 50_000;
 const MAX_PEERS = 500;
 const MAX_SAMPLES = 2000;
+const MAX_ROUTES = 300;
 
 /** One second. */
 export interface Second {
@@ -20,6 +21,24 @@ export interface Second {
   sent: number;
   received: number;
   connect: number[];
+  /** Requests told, those that failed, and how long they took. */
+  requests: number;
+  requestsFailed: number;
+  request: number[];
+}
+
+/** Requests of one service to one route, as client or as server. */
+export interface Route {
+  service: string;
+  role: string;
+  method: string;
+  route: string;
+  requests: number;
+  failed: number;
+  /** Answered with 4xx. */
+  refused: number;
+  took: number[];
+  lastSeen: number;
 }
 
 /** A service of this host and what it talks to. */
@@ -49,7 +68,24 @@ function second(): Second {
     sent: 0,
     received: 0,
     connect: [],
+    requests: 0,
+    requestsFailed: 0,
+    request: [],
   };
+}
+
+/** A value more; when there are too many the older half goes. */
+function sample(values: number[], value: number): void {
+  values.push(value);
+  if (values.length > MAX_SAMPLES) values.splice(0, MAX_SAMPLES / 2);
+}
+
+/** Makes room: the entry not seen for longest goes when there are more than `most`. */
+function bound<T extends { lastSeen: number }>(entries: Map<string, T>, most: number): void {
+  if (entries.size <= most) return;
+  let oldest: [string, number] | null = null;
+  for (const [key, entry] of entries) if (oldest === null || entry.lastSeen < oldest[1]) oldest = [key, entry.lastSeen];
+  if (oldest !== null) entries.delete(oldest[0]);
 }
 
 interface Counted {
@@ -61,6 +97,7 @@ interface Counted {
 export class Store {
   readonly seconds = new Map<number, Second>();
   readonly peers = new Map<string, Peer>();
+  readonly routes = new Map<string, Route>();
   /** Newest last. */
   readonly events: Event[] = [];
   /** Events missed by this page. */
@@ -90,6 +127,29 @@ export class Store {
       else this.losses = [...this.losses.slice(-49), event];
     }
     if (event.kind === "flow" && event.flow !== null) this.flow(event, Math.floor(at / 1000));
+    if (event.kind === "request" && event.request !== null) this.request(event, Math.floor(at / 1000));
+  }
+
+  private request(event: Event, time: number): void {
+    const { method, route } = event.request ?? {};
+    const slot = this.slot(time);
+    const failed = hasFailed(event);
+    slot.requests += 1;
+    if (failed) slot.requestsFailed += 1;
+    if (event.elapsed_ms !== null && slot.request.length < MAX_SAMPLES) slot.request.push(event.elapsed_ms);
+    const name = { service: event.service ?? "unknown", role: event.role ?? "", method: method ?? "", route: route ?? "" };
+    const key = Object.values(name).join("\n");
+    let known = this.routes.get(key);
+    if (known === undefined) {
+      known = { ...name, requests: 0, failed: 0, refused: 0, took: [], lastSeen: this.agentNow() };
+      this.routes.set(key, known);
+      bound(this.routes, MAX_ROUTES);
+    }
+    known.requests += 1;
+    known.lastSeen = this.agentNow();
+    if (failed) known.failed += 1;
+    else if (event.severity === "warning") known.refused += 1;
+    if (event.elapsed_ms !== null) sample(known.took, event.elapsed_ms);
   }
 
   private flow(event: Event, time: number): void {
@@ -153,10 +213,10 @@ export class Store {
         bytes: 0,
         connect: [],
         lastError: null,
-        lastSeen: 0,
+        lastSeen: this.agentNow(),
       };
       this.peers.set(key, peer);
-      this.forgetOldest();
+      bound(this.peers, MAX_PEERS);
     }
     peer.connections += 1;
     peer.bytes += moved.sent + moved.received;
@@ -172,18 +232,7 @@ export class Store {
       peer.reached = endpoint(event.actual_peer_ip, event.actual_peer_port);
     }
     const connect = event.flow?.connect_ms ?? null;
-    if (connect !== null) {
-      peer.connect.push(connect);
-      if (peer.connect.length > MAX_SAMPLES) peer.connect.splice(0, MAX_SAMPLES / 2);
-    }
-  }
-
-  private forgetOldest(): void {
-    if (this.peers.size <= MAX_PEERS) return;
-    let oldest: [string, number] | null = null;
-    for (const [key, peer] of this.peers)
-      if (oldest === null || peer.lastSeen < oldest[1]) oldest = [key, peer.lastSeen];
-    if (oldest !== null) this.peers.delete(oldest[0]);
+    if (connect !== null) sample(peer.connect, connect);
   }
 
   private slot(time: number): Second {

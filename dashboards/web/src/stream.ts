@@ -1,6 +1,7 @@
 // The event stream: connects, resumes by number after a break, and says what was missed.
 
 import type { Event } from "./event";
+import { EVERYTHING, parameters, type Filter } from "./filter";
 
 export type Status = "connecting" | "live" | "waiting" | "refused";
 
@@ -24,7 +25,7 @@ export class Stream {
   private next: number | null = null;
   private wait = FIRST_WAIT_MS;
   private timer: ReturnType<typeof setTimeout> | undefined;
-  private filter = "";
+  private filter = EVERYTHING;
 
   constructor(
     private readonly listener: Listener,
@@ -32,7 +33,7 @@ export class Stream {
   ) {}
 
   /** Connects, or connects again with another filter. */
-  start(filter: string): void {
+  start(filter: Filter): void {
     this.filter = filter;
     clearTimeout(this.timer);
     this.leave();
@@ -48,8 +49,7 @@ export class Stream {
   }
 
   private connect(): void {
-    const query = new URLSearchParams();
-    if (this.filter !== "") query.set("filter", this.filter);
+    const query = new URLSearchParams(parameters(this.filter));
     if (this.run !== null && this.next !== null) {
       query.set("run", this.run);
       query.set("from_seq", String(this.next));

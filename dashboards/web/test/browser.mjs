@@ -6,7 +6,9 @@
 // folder for screenshots (optional); CHROMIUM (optional). Ends with 1 and one sentence on the first thing that is not as it
 // should be.
 
+import { createHash } from "node:crypto";
 import { execFileSync, spawn } from "node:child_process";
+import { createServer as createWeb, get } from "node:http";
 import { mkdtempSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -36,12 +38,16 @@ function freePort() {
   });
 }
 
-const [port, closed, busy] = [await freePort(), await freePort(), await freePort()];
+const [port, closed, busy, web] = [await freePort(), await freePort(), await freePort(), await freePort()];
 const config = join(folder, "netprobe.toml");
 const extra = process.env.NETPROBE_CONFIG_EXTRA ?? "";
-writeFileSync(config, `[api]\nlisten = "127.0.0.1:${port}"\nsocket = "${folder}/api.sock"\nrecent_events = 200\n` +
-  `[probe]\nports_only = [${process.env.NETPROBE_TRAFFIC_PORT}, ${closed}, ${busy}]\n` +
-  `[archive]\nurl = "file://${folder}/archive"\nspool = "${folder}/spool"\nseal_after = "500ms"\n${extra}`);
+/** Writes the agent's configuration, with more lines for the API. */
+function configure(api = "") {
+  writeFileSync(config, `[api]\nlisten = "127.0.0.1:${port}"\nsocket = "${folder}/api.sock"\nrecent_events = 200\n${api}` +
+    `[probe]\nports_only = [${process.env.NETPROBE_TRAFFIC_PORT}, ${closed}, ${busy}, ${web}]\n[stream]\nping_every = "1s"\n` +
+    `[archive]\nurl = "file://${folder}/archive"\nspool = "${folder}/spool"\nseal_after = "500ms"\n${extra}`);
+}
+configure();
 
 let agent;
 async function startAgent() {
@@ -54,10 +60,10 @@ async function startAgent() {
   }
   throw new Error("the agent did not become ready");
 }
-function stopAgent() {
+function stopAgent(signal = "SIGTERM") {
   return new Promise((resolve) => {
     agent.once("exit", resolve);
-    agent.kill("SIGTERM");
+    agent.kill(signal);
   });
 }
 
@@ -100,6 +106,17 @@ const ticker = setInterval(() => {
   socket.on("error", () => {}).resume();
 }, 50);
 
+// And requests: orders take their time, one in ten is not there, one in twenty fails.
+const shop = createWeb((request, response) => {
+  const chance = Math.random();
+  response.statusCode = request.url.startsWith("/api/orders") ? (chance < 0.05 ? 503 : chance < 0.15 ? 404 : 200) : 200;
+  setTimeout(() => response.end("y".repeat(2000)), request.url.startsWith("/api/orders") ? 5 + chance * 60 : 0);
+}).listen(web, "127.0.0.1");
+const customer = setInterval(() => {
+  for (const path of [`/api/orders/${Math.floor(1e6 * Math.random())}`, "/healthz"])
+    get({ host: "127.0.0.1", port: web, path, agent: false }, (answer) => answer.resume()).on("error", () => {});
+}, 200);
+
 let browser;
 let failed = false;
 try {
@@ -121,7 +138,13 @@ try {
   const foreign = [];
   page.on("request", (request) => request.url().includes(`127.0.0.1:${port}`) || foreign.push(request.url()));
 
+  const loaded = [];
+  page.on("requestfinished", (request) => loaded.push(request.sizes().catch(() => ({ responseBodySize: 0 }))));
   await page.goto(`http://127.0.0.1:${port}/`);
+  await page.waitForSelector(".chart canvas", { timeout: PATIENCE });
+  const first = await page.evaluate(() => performance.now());
+  const weight = (await Promise.all(loaded)).reduce((sum, { responseBodySize }) => sum + responseBodySize, 0);
+  console.log(`browser: first chart after ${first.toFixed(0)} ms, ${loaded.length} files and answers of ${(weight / 1024).toFixed(0)} KiB until then`);
   await page.waitForSelector(".status.live", { timeout: PATIENCE });
 
   // A connection through NAT is seen, with both addresses, while the reader looks. The host may be busy with others.
@@ -140,6 +163,43 @@ try {
   await picture(page, "connection");
   await accessible(page, "a connection");
 
+  expect((await page.textContent(".life title")).includes("first byte of the answer"), "the life line has no first byte");
+  await page.waitForSelector("main svg.waterfall rect.wait", { timeout: PATIENCE });
+
+  // A request of curl to nginx is there with where its time went, within two seconds. The host may be busy with others.
+  await go(page, "Requests");
+  const drawn = `tbody tr:has-text("${service}"):has-text("GET /file"):has(rect.connect):has(rect.wait)`;
+  let took = Infinity;
+  for (let round = 0; round < 5 && took > 2000; round += 1) {
+    const before = await page.locator(drawn).count();
+    const begin = Date.now();
+    makeTraffic();
+    while ((await page.locator(drawn).count()) === before) {
+      expect(Date.now() - begin < PATIENCE, "a request of curl is not shown with its connect and its wait");
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    took = Date.now() - begin;
+  }
+  expect(took <= 2000, `a request is shown ${took} ms after its command began`);
+  console.log(`browser: a request with its waterfall is shown ${took} ms after the command began`);
+  await filterBy(page, "");
+  await page.waitForSelector('tbody tr.error:has-text("/api/orders/:id")', { timeout: PATIENCE });
+  await page.waitForSelector("tbody tr:nth-child(n + 20):has(rect.connect)", { timeout: PATIENCE });
+  await picture(page, "requests");
+  await accessible(page, "Requests");
+  // Severity and route beside the filter: the agent leaves out the rest.
+  const others = (row) => page.waitForSelector(`tbody:not(:has(${row})):has(tr:has-text("/api/orders"))`, { timeout: PATIENCE });
+  await page.selectOption('select[aria-label="Severity"]', "error");
+  await others("tr:not(.error)");
+  await page.selectOption('select[aria-label="Severity"]', "");
+  await page.fill(".route", "/api/orders/*");
+  await page.keyboard.press("Enter");
+  await others('tr:has-text("/healthz")');
+  await page.fill(".route", "");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector('tbody tr:has-text("/healthz")', { timeout: PATIENCE });
+
+  await filterBy(page, `service==${service}`);
   for (let round = 0; round < 5; round += 1) makeTraffic();
   await go(page, "Map");
   await page.waitForSelector(`svg .name:has-text("${service}")`, { timeout: PATIENCE });
@@ -154,7 +214,8 @@ try {
   });
   await filterBy(page, "");
   await go(page, "Flows");
-  await page.waitForSelector("tbody tr:not(:has(.nothing))", { timeout: PATIENCE });
+  // They stand still: what they moved shows all the same.
+  await page.waitForSelector('tbody td:text-is("4.9 KiB")', { timeout: PATIENCE });
   await picture(page, "flows");
   await accessible(page, "Flows");
   for (const socket of holders) socket.destroy();
@@ -190,6 +251,8 @@ try {
   // The host may have more of them: the worst come first.
   await page.waitForSelector('section:has(h2:text-is("States")) tbody tr:first-child >> text=failing', { timeout: PATIENCE });
   makeTraffic();
+  const byRoute = 'section:has(h2:text-is("Requests by route")) tbody';
+  await page.waitForSelector(`${byRoute} tr:first-child:has-text("/api/orders/:id")`, { timeout: PATIENCE });
   await page.waitForSelector("tbody tr:not(:has(.nothing))", { timeout: PATIENCE });
   await picture(page, "overview");
   await accessible(page, "Overview");
@@ -212,8 +275,8 @@ try {
   expect(!shown.includes(`${service}`), "the filter let through what it excludes");
   await filterBy(page, `service==${service}`);
 
-  // The agent is restarted under the page: it says so, comes back, and says that runs changed.
-  await stopAgent();
+  // The agent is killed under the page and started again: it says so, comes back, and says that runs changed.
+  await stopAgent("SIGKILL");
   await page.waitForSelector(".status.waiting", { timeout: PATIENCE });
   await picture(page, "agent-gone");
   await startAgent();
@@ -223,7 +286,24 @@ try {
   await page.waitForSelector(`tr:has-text("${service}") >> text=tcp closed`, { timeout: PATIENCE });
   await picture(page, "agent-restarted");
 
-  const real = complaints.filter((text) => !text.includes("WebSocket") && !text.includes("ERR_CONNECTION") && !text.includes("400"));
+  // An agent that wants a token: the page asks for it, and asks again when it is taken away under an open stream.
+  const secret = "npt_browser";
+  const hash = createHash("sha256").update(secret).digest("hex");
+  await stopAgent();
+  configure(`anonymous = "none"\ntokens = { page = "reader:${hash}" }\n`);
+  await startAgent();
+  await page.waitForSelector("form.login:not([hidden])", { timeout: PATIENCE });
+  await page.fill('input[aria-label="Token"]', secret);
+  await page.keyboard.press("Enter");
+  await page.waitForSelector(".status.live", { timeout: PATIENCE });
+  expect(await page.locator("form.login").isHidden(), "the page asks for a token it has");
+  configure('anonymous = "none"\n');
+  agent.kill("SIGHUP");
+  await page.waitForSelector("form.login:not([hidden])", { timeout: PATIENCE });
+  await page.waitForSelector('.status:has-text("trying again")', { timeout: PATIENCE });
+
+  const harmless = ["WebSocket", "ERR_CONNECTION", "400", "401"];
+  const real = complaints.filter((text) => !harmless.some((word) => text.includes(word)));
   expect(real.length === 0, `the page complains: ${real.join("; ")}`);
   expect(foreign.length === 0, `the page asks elsewhere: ${foreign.join(", ")}`);
   console.log("browser: ok");
@@ -232,7 +312,10 @@ try {
   console.error(`browser: ${error.message}`);
 } finally {
   clearInterval(ticker);
+  clearInterval(customer);
   server.close();
+  shop.close();
+  shop.closeAllConnections();
   await browser?.close();
   if (agent?.exitCode === null) await stopAgent();
   rmSync(folder, { recursive: true, force: true });

@@ -128,6 +128,12 @@ impl Access {
         unauthorized("this token is not known; `netprobe token new` makes one")
     }
 
+    /// Whether a request that came so would be let in now.
+    pub(super) fn may_read(&self, way: Way, headers: &HeaderMap) -> bool {
+        self.caller(way, headers)
+            .is_ok_and(|caller| caller.role >= Some(Role::Reader))
+    }
+
     fn caller(&self, way: Way, headers: &HeaderMap) -> Result<Caller, ()> {
         if let Some(value) = headers.get(header::AUTHORIZATION) {
             let token = value.to_str().ok().and_then(|value| {

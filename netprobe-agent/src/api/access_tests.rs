@@ -210,6 +210,36 @@ fn a_browser_exchanges_its_token_for_a_cookie() {
 }
 
 #[test]
+fn a_stream_ends_with_its_token() {
+    use tokio_tungstenite::tungstenite::{Message, client, client::IntoClientRequest as _};
+    let api = start_with(closed("expired"), Pipeline::Answers { flows: 0 });
+    let url = format!("ws://{}/api/v1/stream", api.address);
+    let open = || {
+        let mut request = url.as_str().into_client_request().unwrap();
+        let value = format!("Bearer {READER}").parse().unwrap();
+        request.headers_mut().insert("authorization", value);
+        let socket = TcpStream::connect(api.address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client(request, socket)
+            .map(|(stream, _)| stream)
+            .map_err(|error| error.to_string())
+    };
+    let mut stream = open().unwrap();
+    let mut fewer = api.config.clone();
+    fewer.tokens.remove("reader");
+    api.control.reload(&fewer).unwrap();
+    let close = loop {
+        if let Message::Close(close) = stream.read().unwrap() {
+            break close.unwrap();
+        }
+    };
+    assert_eq!(u16::from(close.code), 1008);
+    assert!(close.reason.contains("token"), "{}", close.reason);
+    let refused = open().map(|_| ()).unwrap_err();
+    assert!(refused.contains("401"), "{refused}");
+}
+
+#[test]
 fn bodies_that_cannot_be_read_are_problems() {
     let api = start("bodies", Pipeline::Answers { flows: 0 });
     let unix = |request: &str| exchange(UnixStream::connect(&api.socket).unwrap(), request);

@@ -1,8 +1,8 @@
 //! `GET /api/v1/stream`: from HTTP to the gateway.
 
 use axum::{
-    extract::{RawQuery, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
-    http::{StatusCode, header},
+    extract::{Extension, RawQuery, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use tokio::sync::watch;
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use std::sync::Arc;
 
 use super::{
+    access::{Access, Way},
     openapi::StreamParameters,
     problem::{Problem, Problems},
     service::ServiceError,
@@ -21,6 +22,8 @@ use crate::{
 
 /// Longest message of a client: it has nothing to say but close and pong.
 const MAX_MESSAGE: usize = 4096;
+/// Bytes read at a time: every client holds a buffer of this size.
+const READ_BUFFER: usize = 4096;
 /// Bytes gathered for one write to the socket, and most that wait for it.
 const WRITE_BUFFER: usize = 64 << 10;
 const MAX_WRITE_BUFFER: usize = 256 << 10;
@@ -37,6 +40,9 @@ pub(super) struct Streaming {
     responses((status = 101, description = "The WebSocket is open"), Problems))]
 pub(super) async fn stream(
     State(streaming): State<Streaming>,
+    State(access): State<Arc<Access>>,
+    Extension(way): Extension<Way>,
+    headers: HeaderMap,
     RawQuery(query): RawQuery,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
@@ -62,10 +68,15 @@ pub(super) async fn stream(
     upgrade
         .max_message_size(MAX_MESSAGE)
         .max_frame_size(MAX_MESSAGE)
+        .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
         .max_write_buffer_size(MAX_WRITE_BUFFER)
-        .on_upgrade(|socket| async move {
-            let leave = seat.serve(socket, wish, streaming.stopped).await;
+        .on_upgrade(move |socket| async move {
+            let leave = seat
+                .serve(socket, wish, streaming.stopped, move || {
+                    access.may_read(way, &headers)
+                })
+                .await;
             tracing::debug!(?leave, "a stream client left");
         })
 }

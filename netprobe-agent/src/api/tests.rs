@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    config::{ApiConfig, MetricsConfig, StreamConfig},
+    config::{ApiConfig, MetricsConfig, Period, StreamConfig},
     event::{CloseReason, Event, Flow, FlowState, Nanos, fixture},
     fanout::{Fanout, Sink},
     flow::delta::Observer as _,
@@ -135,6 +135,7 @@ fn start_with(config: ApiConfig, pipeline: Pipeline) -> Api {
             fixture::origin(),
             StreamConfig {
                 max_clients: 1,
+                ping_every: Period::seconds(1),
                 ..StreamConfig::default()
             },
         ),

@@ -77,7 +77,7 @@ fn found(first: &[(u16, u8)], sockets: Vec<SocketInfo>, again: &[(u16, u8)]) -> 
         notices: Vec::new(),
         listed: HashSet::from([u64::from(NETNS)]),
         sockets,
-        cookies: HashSet::new(),
+        counters: HashMap::new(),
         translations: list(first),
         listen_overflows: BTreeMap::new(),
         accept_queues: Vec::new(),

@@ -77,7 +77,10 @@ pub struct Pipeline {
     surveyor: Surveyor<Survey>,
     /// Listed connections older than the agent that are not in the table yet.
     older: std::vec::IntoIter<Live>,
-    next_translate: Instant,
+    /// When the next list may be made that is not due by itself.
+    next_list: Instant,
+    /// Whether live flows were asked for since their counters were last read.
+    looked_at: bool,
     governor: Governor,
 }
 
@@ -116,7 +119,8 @@ impl Pipeline {
             told: Vec::new(),
             surveyor: Surveyor::default(),
             older: Vec::new().into_iter(),
-            next_translate: Instant::now(),
+            next_list: Instant::now(),
+            looked_at: false,
         }
     }
 
@@ -144,7 +148,7 @@ impl Pipeline {
                 last_second = Instant::now();
                 self.every_second();
             }
-            if last_reconcile.elapsed() >= reconcile_every {
+            if last_reconcile.elapsed() >= reconcile_every && !self.surveyor.is_busy() {
                 last_reconcile = Instant::now();
                 self.survey(Purpose::Reconcile);
             }
@@ -152,8 +156,8 @@ impl Pipeline {
                 self.surveyed(done);
             }
             self.take_over();
-            if Instant::now() >= self.next_translate && self.state.wants_translations() {
-                self.survey(Purpose::Translate);
+            if Instant::now() >= self.next_list {
+                self.survey_on_demand();
             }
         }
         self.shutdown();
@@ -251,6 +255,16 @@ impl Pipeline {
         self.told = losses;
     }
 
+    /// What flows wait for, or whoever looks at them: counters of those that stand still are as old as their last sample.
+    fn survey_on_demand(&mut self) {
+        if self.looked_at && self.governor.level() == 0 && !self.surveyor.is_busy() {
+            self.looked_at = false;
+            self.survey(Purpose::Counters);
+        } else if self.state.wants_translations() {
+            self.survey(Purpose::Translate);
+        }
+    }
+
     /// Starts a list unless one is being made.
     fn survey(&mut self, purpose: Purpose) {
         if self.surveyor.is_busy() {
@@ -274,7 +288,11 @@ impl Pipeline {
             return;
         };
         // A list of a million entries may take seconds: at most a twentieth of the time goes into lists.
-        self.next_translate = Instant::now() + (survey.took * 20).max(Duration::from_secs(1));
+        self.next_list = Instant::now() + (survey.took * 20).max(Duration::from_secs(1));
+        if survey.purpose == Purpose::Counters {
+            self.state.refresh(&survey.counters, survey.since_ns);
+            return;
+        }
         self.state.translate_from(&survey.translations, survey.since_ns);
         for record in &survey.forwarded {
             self.state.older_forward(record);
@@ -300,12 +318,14 @@ impl Pipeline {
             Purpose::Reconcile => {
                 self.reporter.listen_overflows = survey.listen_overflows;
                 self.reporter.accept_queues = survey.accept_queues;
+                // What stood still since its last sample has moved all the same: it shows from now on.
+                self.state.refresh(&survey.counters, survey.since_ns);
                 self.state
-                    .reconcile(&survey.cookies, &survey.listed, survey.since_ns);
+                    .reconcile(&survey.counters, &survey.listed, survey.since_ns);
                 self.state
                     .reconcile_forwards(&survey.translations, survey.since_ns);
             }
-            Purpose::Translate | Purpose::Stop => {}
+            Purpose::Translate | Purpose::Counters => {}
         }
     }
 
@@ -326,7 +346,10 @@ impl Pipeline {
         while let Ok(query) = self.queries.try_recv() {
             // An asker that went away is no error.
             match query {
-                Query::Flows { after, limit, reply } => drop(reply.send(self.page(after, limit))),
+                Query::Flows { after, limit, reply } => {
+                    self.looked_at = true;
+                    drop(reply.send(self.page(after, limit)));
+                }
                 Query::Probe { reply } => drop(reply.send(Box::new(self.report()))),
             }
         }

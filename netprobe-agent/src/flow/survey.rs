@@ -4,7 +4,7 @@
 //! built here, and the pipeline only looks things up.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use netprobe_common::ForwardRecord;
 
 use super::{
     baseline,
-    live::Live,
+    live::{Live, Totals},
     sockets::{self, ListenDrops, Query, SocketInfo},
     translations::Translations,
 };
@@ -35,8 +35,8 @@ pub enum Purpose {
     Reconcile,
     /// Translation of flows that have none yet: conntrack's tables only.
     Translate,
-    /// The last word about live connections: sockets only.
-    Stop,
+    /// What live connections moved: sockets only.
+    Counters,
 }
 
 /// What a survey has to know.
@@ -63,10 +63,10 @@ pub struct Survey {
     pub notices: Vec<String>,
     /// Namespaces whose connections were listed whole.
     pub listed: HashSet<u64>,
-    /// Connections, for the counters of live ones.
+    /// Connections as they were listed, to find older ones among them.
     pub sockets: Vec<SocketInfo>,
-    /// Cookies of all connections, to see which are gone.
-    pub cookies: HashSet<u64>,
+    /// Counters of all connections by cookie: what live ones moved, and which are gone.
+    pub counters: HashMap<u64, Totals>,
     /// conntrack's tables.
     pub translations: Translations,
     /// Connections refused by full accept queues, by namespace.
@@ -90,7 +90,7 @@ impl Survey {
             notices: Vec::new(),
             listed: HashSet::new(),
             sockets: Vec::new(),
-            cookies: HashSet::new(),
+            counters: HashMap::new(),
             translations: Translations::default(),
             listen_overflows: BTreeMap::new(),
             accept_queues: Vec::new(),
@@ -122,7 +122,7 @@ impl Survey {
     }
 
     fn list(&mut self, namespaces: &[NetNs], scope: &Scope) {
-        if self.purpose != Purpose::Stop {
+        if self.purpose != Purpose::Counters {
             self.translations = Translations::take(namespaces);
             self.notices.append(&mut self.translations.notices);
         }
@@ -132,7 +132,8 @@ impl Survey {
         for namespace in namespaces {
             self.connections_of(namespace);
         }
-        if self.purpose == Purpose::Stop {
+        if self.purpose == Purpose::Counters {
+            self.count();
             return;
         }
         for namespace in namespaces {
@@ -159,9 +160,18 @@ impl Survey {
             self.older = baseline::older(self, &ports, scope);
             self.sockets = Vec::new();
         } else {
-            self.cookies = self.sockets.drain(..).map(|socket| socket.cookie).collect();
+            self.count();
             self.translations.index_connections();
         }
+    }
+
+    /// Keeps of the connections what live ones need.
+    fn count(&mut self) {
+        self.counters = self
+            .sockets
+            .drain(..)
+            .map(|socket| (socket.cookie, baseline::totals(&socket)))
+            .collect();
     }
 
     fn connections_of(&mut self, namespace: &NetNs) {

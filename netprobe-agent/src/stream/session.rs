@@ -33,6 +33,8 @@ pub enum Leave {
     Stalled,
     /// It sent what this stream has no use for.
     Unasked,
+    /// It may not read any more: its token was taken away, or its session is over.
+    Forbidden,
     /// The agent ends.
     Stopped,
 }
@@ -49,8 +51,14 @@ struct Hello<'a> {
 }
 
 impl Seat {
-    /// Serves one client until it leaves or `stopped` becomes true.
-    pub async fn serve(self, socket: WebSocket, wish: Wish, mut stopped: watch::Receiver<bool>) -> Leave {
+    /// Serves one client until it leaves, `stopped` becomes true, or `may_read`, asked before every ping, says no.
+    pub async fn serve(
+        self,
+        socket: WebSocket,
+        wish: Wish,
+        mut stopped: watch::Receiver<bool>,
+        may_read: impl Fn() -> bool,
+    ) -> Leave {
         let (sink, mut incoming) = socket.split();
         let gateway = &*self.0;
         let patience = gateway.config.ping_every.0 * PINGS;
@@ -62,7 +70,7 @@ impl Seat {
             fresh_at: Instant::now(),
             patience,
         };
-        let leave = match session.run(&mut incoming, &mut stopped).await {
+        let leave = match session.run(&mut incoming, &mut stopped, may_read).await {
             Ok(never) => match never {},
             Err(leave) => leave,
         };
@@ -90,6 +98,7 @@ impl Session<'_> {
         &mut self,
         incoming: &mut SplitStream<WebSocket>,
         stopped: &mut watch::Receiver<bool>,
+        may_read: impl Fn() -> bool,
     ) -> Result<std::convert::Infallible, Leave> {
         self.greet().await?;
         let mut newest = self.gateway.newest.subscribe();
@@ -115,6 +124,9 @@ impl Session<'_> {
                     }
                 }
                 _ = ping.tick() => {
+                    if !may_read() {
+                        return Err(Leave::Forbidden);
+                    }
                     if heard_at.elapsed() > self.patience {
                         return Err(Leave::Stalled);
                     }
@@ -248,6 +260,7 @@ impl Session<'_> {
             Leave::Client => return,
             Leave::Stalled => (close_code::POLICY, "nothing was heard of you"),
             Leave::Unasked => (close_code::POLICY, "this stream takes no messages"),
+            Leave::Forbidden => (close_code::POLICY, "this token is not valid any more"),
             Leave::Stopped => (close_code::AWAY, "the agent ends"),
         };
         let close = CloseFrame {

@@ -1,6 +1,6 @@
 //! The gateway over real sockets.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::atomic::AtomicBool, time::Duration};
 
 use axum::{Router, extract::WebSocketUpgrade, routing::get};
 use futures_util::{SinkExt, StreamExt};
@@ -25,6 +25,8 @@ struct Lab {
     fanout: Fanout,
     address: SocketAddr,
     stop: watch::Sender<bool>,
+    /// Whether clients may go on reading.
+    allowed: Arc<AtomicBool>,
 }
 
 /// A gateway over `held` events that serves every client with the same wish.
@@ -38,6 +40,8 @@ async fn lab(held: usize, config: StreamConfig, wish: Wish) -> Lab {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = gateway.clone();
+    let allowed = Arc::new(AtomicBool::new(true));
+    let asked = allowed.clone();
     let router = Router::new().route(
         "/",
         get(move |upgrade: WebSocketUpgrade| async move {
@@ -46,7 +50,8 @@ async fn lab(held: usize, config: StreamConfig, wish: Wish) -> Lab {
                 .max_message_size(4096)
                 .write_buffer_size(8 << 10)
                 .on_upgrade(|socket| async move {
-                    seat.serve(socket, wish, stopped).await;
+                    seat.serve(socket, wish, stopped, move || asked.load(Ordering::Relaxed))
+                        .await;
                 })
         }),
     );
@@ -58,6 +63,7 @@ async fn lab(held: usize, config: StreamConfig, wish: Wish) -> Lab {
         fanout,
         address,
         stop,
+        allowed,
     }
 }
 
@@ -325,6 +331,22 @@ async fn a_client_that_says_nothing_is_given_up() {
     given_up.await.expect("the silent client to be given up");
     assert_eq!(lab.gateway.report().clients, 1);
     assert!(!reading.is_finished(), "the one that answers stays");
+}
+
+#[tokio::test]
+async fn a_client_whose_token_is_not_valid_any_more_is_closed() {
+    let config = StreamConfig {
+        ping_every: Period::millis(100),
+        ..StreamConfig::default()
+    };
+    let mut lab = lab(10, config, Wish::default()).await;
+    let mut client = lab.client().await;
+    frame(&mut client).await;
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    lab.emit(Severity::Info);
+    assert_eq!(frame(&mut client).await["seq"], 1);
+    lab.allowed.store(false, Ordering::Relaxed);
+    assert_eq!(closed(&mut client).await, CloseCode::Policy);
 }
 
 #[tokio::test]

@@ -8,26 +8,35 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
 use serde::Serialize;
 use serde_json::Value;
 use tungstenite::{Message, WebSocket, client};
 
 use super::cost::cpu_seconds;
+use super::stats::median;
 use super::{Options, quantile, quiet};
 use crate::agent::Agent;
 
-/// Connections a second, two events each, and clients of the stream.
-const STEPS: &[(u64, usize)] = &[(500, 1), (5_000, 1), (500, 10), (500, 100)];
+/// Connections a second, two events each, and clients of the stream. A thousand clients get fewer events: it is frames
+/// that cost, and clients and agent share the machine.
+const STEPS: &[(u64, usize)] = &[(500, 1), (5_000, 1), (500, 10), (500, 100), (25, 1000)];
+/// Rounds of each step, with all clients well and with a tenth of them stalled in turn.
+const ROUNDS: u32 = 3;
 /// Clients whose frames are read and timed; the others only take them.
 const TIMED: usize = 4;
 
-/// One step, with all clients well or a tenth of them stalled.
+/// One measurement, with all clients well or a tenth of them stalled.
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
+    /// Events a second that were wanted.
+    pub rate: u64,
     /// Clients of the stream.
     pub clients: usize,
     /// Of them, those that read nothing.
     pub stalled: usize,
+    /// Which round.
+    pub round: u32,
     /// Events a second that were made.
     pub events_per_second: f64,
     /// Of the events made, the share the timed clients got.
@@ -45,17 +54,35 @@ pub(super) fn measure(options: &Options) -> Result<Vec<Step>> {
     for (rate, clients) in STEPS {
         eprintln!("bench: {clients} clients, {} events/s", rate * 2);
         let agent = Agent::start(&quiet(options))?;
-        let alone = step(&agent, *rate, 0, 0, options.slice)?;
         let mut tenths = vec![0, clients / 10];
         tenths.dedup();
-        for stalled in tenths {
-            let mut made = step(&agent, *rate, *clients, stalled, options.slice)?;
-            made.cpu_alone = alone.cpu;
-            steps.push(made);
+        for round in 0..ROUNDS {
+            let alone = step(&agent, *rate, 0, 0, options.slice)?;
+            // In turn first and second, so that a drift favours neither.
+            tenths.rotate_left(1);
+            for stalled in &tenths {
+                let mut made = step(&agent, *rate, *clients, *stalled, options.slice)?;
+                made.cpu_alone = alone.cpu;
+                made.round = round;
+                steps.push(made);
+            }
         }
         agent.stop()?;
     }
     Ok(steps)
+}
+
+/// Clients, as fast as the agent lets one address ask.
+fn crowd(listen: SocketAddr, clients: usize) -> Result<Vec<WebSocket<TcpStream>>> {
+    let mut all = Vec::new();
+    while all.len() < clients {
+        match connect(listen) {
+            Ok(client) => all.push(client),
+            Err(error) if error.to_string().contains("429") => std::thread::sleep(Duration::from_millis(50)),
+            Err(error) => return Err(error.context(format!("client {}", all.len() + 1))),
+        }
+    }
+    Ok(all)
 }
 
 fn connect(listen: SocketAddr) -> Result<WebSocket<TcpStream>> {
@@ -74,11 +101,12 @@ fn connect(listen: SocketAddr) -> Result<WebSocket<TcpStream>> {
 fn step(agent: &Agent, rate: u64, clients: usize, stalled: usize, length: Duration) -> Result<Step> {
     let timed = TIMED.min(clients - stalled);
     let over = AtomicBool::new(false);
-    let mut all = Vec::new();
-    for _ in 0..clients {
-        all.push(connect(agent.listen())?);
-    }
+    let mut all = crowd(agent.listen(), clients)?;
     let stalled_ones: Vec<_> = all.drain(..stalled).collect();
+    for one in &stalled_ones {
+        // Or the kernel would hold all of it for the client.
+        setsockopt(one.get_ref(), RcvBuf, &65_536)?;
+    }
     let timed_ones: Vec<_> = all.drain(..timed).collect();
     let plain: Vec<TcpStream> = all
         .into_iter()
@@ -107,6 +135,8 @@ fn step(agent: &Agent, rate: u64, clients: usize, stalled: usize, length: Durati
         drop(stalled_ones);
         latencies.sort_by(f64::total_cmp);
         Ok(Step {
+            rate: rate * 2,
+            round: 0,
             clients,
             stalled,
             events_per_second: made as f64 * 2.0 / seconds,
@@ -212,21 +242,43 @@ fn take(sockets: &[TcpStream], over: &AtomicBool) -> Result<()> {
 }
 
 pub(super) fn markdown(steps: &[Step]) -> String {
-    let mut text = String::from(
-        "\n| events/s | clients | stalled | received | hook to client p50 | p99 | CPU of the agent | CPU a client |\n\
-         |---|---|---|---|---|---|---|---|\n",
+    let mut text = format!(
+        "\nMedians of {ROUNDS} rounds; ratios of the same round.\n\n\
+         | events/s | clients | stalled | received | hook to client p50 | p99 | p50 ÷ none stalled | p99 ÷ none stalled | \
+         CPU of the agent | CPU a client |\n|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    for step in steps {
+    let mut kinds: Vec<_> = steps.iter().map(|s| (s.rate, s.clients, s.stalled)).collect();
+    kinds.sort_by_key(|(rate, clients, stalled)| (*clients, *rate, *stalled));
+    kinds.dedup();
+    for (rate, clients, stalled) in kinds {
+        let rounds = |stalled: usize| {
+            let mut of: Vec<&Step> = steps
+                .iter()
+                .filter(|s| (s.rate, s.clients, s.stalled) == (rate, clients, stalled))
+                .collect();
+            of.sort_by_key(|s| s.round);
+            of
+        };
+        let (these, well) = (rounds(stalled), rounds(0));
+        let middle = |of: &dyn Fn(&Step) -> f64| median(&these.iter().map(|s| of(s)).collect::<Vec<_>>());
+        let ratio = |of: &dyn Fn(&Step) -> f64| {
+            let ratios: Vec<f64> = these.iter().zip(&well).map(|(a, b)| of(a) / of(b)).collect();
+            if stalled == 0 {
+                String::new()
+            } else {
+                format!("{:.3}", median(&ratios))
+            }
+        };
         text.push_str(&format!(
-            "| {:.0} | {} | {} | {:.2} % | {:.1} ms | {:.1} ms | {:.1} % | {:.3} % |\n",
-            step.events_per_second,
-            step.clients,
-            step.stalled,
-            step.received * 100.0,
-            step.latency_ms.0,
-            step.latency_ms.1,
-            step.cpu * 100.0,
-            (step.cpu - step.cpu_alone) * 100.0 / step.clients as f64,
+            "| {:.0} | {clients} | {stalled} | {:.2} % | {:.1} ms | {:.1} ms | {} | {} | {:.1} % | {:.3} % |\n",
+            middle(&|s| s.events_per_second),
+            middle(&|s| s.received) * 100.0,
+            middle(&|s| s.latency_ms.0),
+            middle(&|s| s.latency_ms.1),
+            ratio(&|s| s.latency_ms.0),
+            ratio(&|s| s.latency_ms.1),
+            middle(&|s| s.cpu) * 100.0,
+            middle(&|s| s.cpu - s.cpu_alone) * 100.0 / clients as f64,
         ));
     }
     text

@@ -33,7 +33,7 @@ struct Arguments {
     /// Lines for `[probe]` of the agent under test.
     #[arg(long, default_value = "")]
     probe: String,
-    /// Where the raw data go: bench.json of the cost, seen.json of stream and API, archive.json.
+    /// Where the raw data go: bench.json of the cost, stream.json, api.json, archive.json.
     #[arg(long, default_value = "docs/perf-data")]
     output: PathBuf,
     /// Holds so many flows until standard input ends: what the bench starts itself with.
@@ -72,14 +72,12 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.part.contains(&Part::Archive) {
         bench::archive(&options, &arguments.output.join("archive.json"))?;
     }
-    if arguments
-        .part
-        .iter()
-        .any(|part| matches!(part, Part::Stream | Part::Api))
-    {
-        let seen = Seen::measure(&options, &arguments.part)?;
-        write(&arguments.output.join("seen.json"), &seen)?;
-        print!("{}", seen.markdown());
+    for (part, file) in [(Part::Stream, "stream.json"), (Part::Api, "api.json")] {
+        if arguments.part.contains(&part) {
+            let seen = Seen::measure(&options, &[part])?;
+            write(&arguments.output.join(file), &seen)?;
+            print!("{}", seen.markdown());
+        }
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 import { h, nothing, panel, table } from "../dom";
 import { endpoint, isFinal, type Event } from "../event";
+import { isEmpty } from "../filter";
 import { bytes, clock, day, ms, NONE } from "../format";
 import type { MakePage } from "../page";
 
@@ -10,7 +11,7 @@ export const COLUMNS = ["time", "severity", "what", "service", "between", "how i
 
 export const events: MakePage = ({ store, filter, paused }) => {
   const view = table(COLUMNS, "Events, newest first");
-  const none = filter === "" ? "nothing has happened yet" : "nothing that matches the filter has happened yet";
+  const none = isEmpty(filter) ? "nothing has happened yet" : "nothing that matches the filter has happened yet";
   view.body.replaceChildren(nothing(COLUMNS.length, none));
   let drawn = 0;
   return {
@@ -60,6 +61,12 @@ export function outcome(event: Event): string {
     return `${count ?? "an unknown number of"} ${scope === "client" ? "events missed by this page" : "lost"}: ${stage}, ${reason}`;
   }
   if (event.agent !== null) return event.agent.message ?? event.agent.action;
+  if (event.request !== null) {
+    const { method, route, status_code, error, wait_ms } = event.request;
+    const told = [`${method ?? ""} ${route ?? ""}`.trim(), error ?? status_code, `took ${ms(event.elapsed_ms)}`];
+    if (wait_ms !== null) told.push(`of it waited ${ms(wait_ms)}`);
+    return told.filter((part) => part !== null && part !== "").join(" · ");
+  }
   const flow = event.flow;
   if (flow === null) return NONE;
   const parts: string[] = [];

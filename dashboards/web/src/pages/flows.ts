@@ -3,6 +3,7 @@
 import * as api from "../api";
 import { h, nothing, panel, table } from "../dom";
 import { endpoint, type Event } from "../event";
+import { isEmpty } from "../filter";
 import { bytes, count, ms, NONE } from "../format";
 import type { MakePage } from "../page";
 
@@ -60,7 +61,7 @@ export const flows: MakePage = ({ filter, paused }) => {
     view.body.replaceChildren(
       ...(rows.length > 0
         ? rows.map((event) => row(event))
-        : [nothing(COLUMNS.length, filter === "" ? "no connection is open" : "no open connection matches the filter")]),
+        : [nothing(COLUMNS.length, isEmpty(filter) ? "no connection is open" : filter.route !== "" ? "a connection has no route: its requests have" : "no open connection matches the filter")]),
     );
   };
   const sort = (name: string) => {

@@ -5,7 +5,7 @@ import { chart } from "../charts";
 import { h, nothing, panel, table } from "../dom";
 import { bytes, count, ms, NONE, quantile } from "../format";
 import type { MakePage } from "../page";
-import type { Peer } from "../store";
+import type { Peer, Route } from "../store";
 
 const SHOWN = 300;
 const RATE_OVER = 10;
@@ -21,6 +21,13 @@ export function worst(peers: Iterable<Peer>): Peer[] {
     }
     return 0;
   });
+}
+
+/** Routes with the most failures first, then those with the most refusals, then the busiest. */
+export function worstRoutes(routes: Iterable<Route>): Route[] {
+  return [...routes].sort(
+    (a, b) => b.failed / b.requests - a.failed / a.requests || b.refused / b.requests - a.refused / a.requests || b.requests - a.requests,
+  );
 }
 
 export const overview: MakePage = ({ store }) => {
@@ -71,8 +78,28 @@ export const overview: MakePage = ({ store }) => {
     ],
     (value) => count(value),
   );
+  const requests = chart(
+    "Requests per second, and of them failed",
+    [
+      { label: "requests", colour: "--c1" },
+      { label: "failed", colour: "--bad", fill: true },
+    ],
+    (value) => count(value),
+  );
+  const durations = chart(
+    "Time of a request, first byte to last of its answer",
+    [
+      { label: "p50", colour: "--c1" },
+      { label: "p95", colour: "--c4" },
+      { label: "p99", colour: "--bad" },
+    ],
+    (value) => ms(value),
+  );
+  const charts = [connections, latency, requests, durations, traffic, trouble];
   const columns = ["service", "destination", "#connections", "#failed", "last error", "#connect p50", "#p95", "#resets", "#retransmits", "#payload"];
   const peers = table(columns, "Destinations, worst first");
+  const routeColumns = ["service", "as", "method", "route", "#requests", "#failed", "#refused", "#p50", "#p95", "#p99"];
+  const routes = table(routeColumns, "Routes, worst first");
   const stateColumns = ["state", "destination", "because", "#connect p50", "#p95", "#last outcome"];
   const states = table(stateColumns, "States of destinations, worst first");
   states.body.replaceChildren(nothing(stateColumns.length, "asking the agent …"));
@@ -86,12 +113,15 @@ export const overview: MakePage = ({ store }) => {
       tile("incoming", `per second, last ${RATE_OVER} s`),
       tile("failed", `last ${SHOWN / 60} min`),
       tile("connect p95", `last ${SHOWN / 60} min`),
+      tile("requests", `per second, last ${RATE_OVER} s`),
+      tile("request p95", `last ${SHOWN / 60} min`),
       tile("payload", `per second, last ${RATE_OVER} s`),
       tile("lost records", "in this run of the agent"),
-      tile("missed here", "events this page did not get"),
+      tile("missed here", "events, by this page"),
     ),
-    h("div", { class: "charts" }, connections.root, latency.root, traffic.root, trouble.root),
+    h("div", { class: "charts" }, ...charts.map((one) => one.root)),
     panel("States", "as the agent judges destinations by the last five minutes, worst first", states.root),
+    panel("Requests by route", "worst first, since this page was opened; failed: no whole answer, or 5xx; refused: 4xx", routes.root),
     panel("Destinations", "worst first, since this page was opened", peers.root),
   );
 
@@ -130,20 +160,29 @@ export const overview: MakePage = ({ store }) => {
     set("incoming", count(rate((slot) => slot.server)));
     set("failed", count(failed), failed > 0 ? "bad" : "good");
     set("connect p95", ms(quantile(all, 0.95)));
+    set("requests", count(rate((slot) => slot.requests)));
+    const took = slots.flatMap((slot) => slot.request).sort((a, b) => a - b);
+    set("request p95", ms(quantile(took, 0.95)));
     set("payload", `${bytes(rate((slot) => slot.sent + slot.received))}`);
     set("missed here", count(store.missed), store.missed > 0 ? "bad" : "good");
     const sorted = slots.map((slot) => [...slot.connect].sort((a, b) => a - b));
     connections.set([times, slots.map((s) => s.client), slots.map((s) => s.server), slots.map((s) => s.forwarded), slots.map((s) => s.failed)]);
-    latency.set([times, ...[0.5, 0.95, 0.99].map((share) => sorted.map((values) => quantile(values, share)))]);
+    const tookSorted = slots.map((slot) => [...slot.request].sort((a, b) => a - b));
+    const quantiles = (of: number[][]) => [0.5, 0.95, 0.99].map((share) => of.map((values) => quantile(values, share)));
+    latency.set([times, ...quantiles(sorted)]);
+    requests.set([times, slots.map((s) => s.requests), slots.map((s) => s.requestsFailed)]);
+    durations.set([times, ...quantiles(tookSorted)]);
     traffic.set([times, slots.map((s) => s.sent), slots.map((s) => s.received)]);
     trouble.set([times, slots.map((s) => s.resets), slots.map((s) => s.retransmits)]);
+    const routeRows = worstRoutes(store.routes.values()).slice(0, 30).map(routeRow);
+    routes.body.replaceChildren(...(routeRows.length > 0 ? routeRows : [nothing(routeColumns.length, "no request has been read yet")]));
     const rows = worst(store.peers.values()).slice(0, 30).map(row);
     peers.body.replaceChildren(...(rows.length > 0 ? rows : [nothing(columns.length, "no outgoing connection has ended yet")]));
   };
   return {
     root,
     draw,
-    destroy: () => [connections, latency, traffic, trouble].forEach((one) => one.destroy()),
+    destroy: () => charts.forEach((one) => one.destroy()),
   };
 };
 
@@ -160,6 +199,20 @@ function stateRow(of: api.Destination): HTMLElement {
     h("td", { class: "num" }, ms(of.connect?.p50_ms ?? null)),
     h("td", { class: "num" }, ms(of.connect?.p95_ms ?? null)),
     h("td", { class: "num" }, of.last_outcome_seconds === null ? NONE : `${of.last_outcome_seconds} s ago`),
+  );
+}
+
+function routeRow(of: Route): HTMLElement {
+  const sorted = [...of.took].sort((a, b) => a - b);
+  return h(
+    "tr",
+    { class: of.failed > 0 ? "error" : of.refused > 0 ? "warning" : "" },
+    h("td", {}, of.service),
+    h("td", {}, of.role),
+    h("td", {}, of.method),
+    h("td", { class: "mono" }, of.route === "" ? NONE : of.route),
+    ...[of.requests, of.failed, of.refused].map((value) => h("td", { class: "num" }, count(value))),
+    ...[0.5, 0.95, 0.99].map((share) => h("td", { class: "num" }, ms(quantile(sorted, share)))),
   );
 }
 

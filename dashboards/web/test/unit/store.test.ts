@@ -1,10 +1,12 @@
 import { expect, test } from "vitest";
-import type { Event } from "../../src/event";
-import { worst } from "../../src/pages/overview";
+import { beganAt, type Event } from "../../src/event";
+import { inAddress, ofAddress } from "../../src/filter";
+import { worst, worstRoutes } from "../../src/pages/overview";
 import { layout } from "../../src/pages/map";
 import { life } from "../../src/pages/connection";
 import { quantile, bytes, ms } from "../../src/format";
 import { Store } from "../../src/store";
+import { parts, span } from "../../src/waterfall";
 
 const NOW = Date.parse("2026-11-21T12:00:10Z");
 
@@ -16,7 +18,7 @@ function event(fields: Partial<Event>, flow: Partial<NonNullable<Event["flow"]>>
     internal_ip: "10.0.0.1", internal_port: 4000, external_ip: "10.0.0.1", external_port: 4000,
     peer_ip: "10.0.0.2", peer_port: 80, actual_peer_ip: "10.0.0.2", actual_peer_port: 80,
     nat: { status: "none", method: null, hops: [] }, process: null, io_process: null,
-    bytes_sent: 100, bytes_received: 200, flags: [], gap: null, agent: null,
+    bytes_sent: 100, bytes_received: 200, flags: [], request: null, gap: null, agent: null,
     ...fields,
     flow: { state: "closed", connect_ms: 1, accept_wait_ms: null, close_reason: "fin", error: null, ...none, ...flow },
   };
@@ -73,15 +75,86 @@ test("gaps are counted by whom they concern", () => {
 
 test("everything is bounded", () => {
   const store = new Store(() => NOW);
-  for (let port = 0; port < 3000; port += 1) store.add(event({ peer_port: port, connection_id: `c${port}` }));
+  for (let port = 0; port < 3000; port += 1) {
+    store.add(event({ peer_port: port, connection_id: `c${port}` }));
+    store.add(request({}, { route: `/${port}` }));
+  }
   expect(store.events.length).toBeLessThanOrEqual(1000);
-  expect(store.peers.size).toBeLessThanOrEqual(500);
+  expect([store.peers.size, store.routes.size]).toEqual([500, 300]);
 });
 
 test("a life says what went wrong", () => {
   const points = life(event({ elapsed_ms: 7000 }, { state: "failed", connect_ms: null, syn_retransmits: 2, error: "ETIMEDOUT" }));
   expect(points.map((point) => point.bad)).toEqual([false, true, true]);
   expect(points.at(-1)?.text).toContain("ETIMEDOUT");
+});
+
+function request(fields: Partial<Event>, body: Partial<NonNullable<Event["request"]>> = {}): Event {
+  const known = { protocol: "http", method: "GET", route: "/file", status_code: 200, error: null, tls: false };
+  const times = { send_ms: 1, ttfb_ms: 11, wait_ms: 10, receive_ms: 4 };
+  const base = event({ kind: "request", elapsed_ms: 15, started_at: "2026-11-21T12:00:00.020Z", ...fields });
+  return { ...base, flow: null, request: { ...known, ...times, ...body } };
+}
+
+test("requests are counted by route, those that failed first", () => {
+  const store = new Store(() => NOW);
+  store.add(request({}));
+  store.add(request({ severity: "error", elapsed_ms: 30 }, { route: "/broken", status_code: 503 }));
+  store.add(request({ severity: "warning" }, { route: "/none", status_code: 404 }));
+  const second = store.seconds.get(NOW / 1000);
+  expect([second?.requests, second?.requestsFailed, second?.request]).toEqual([3, 1, [15, 30, 15]]);
+  expect([second?.client, second?.sent]).toEqual([0, 0]);
+  expect(worstRoutes(store.routes.values()).map((of) => [of.route, of.failed, of.refused])).toEqual([
+    ["/broken", 1, 0],
+    ["/none", 0, 1],
+    ["/file", 0, 0],
+  ]);
+});
+
+test("a waterfall begins with the connect that was made for the request", () => {
+  const flow = event({ started_at: "2026-11-21T12:00:00.010Z" }, { connect_ms: 6 });
+  const shown = (known: ReturnType<typeof parts>) => known.map((part) => [part.phase, Math.round(part.from), Math.round(part.to)]);
+  expect(shown(parts(request({}), flow))).toEqual([
+    ["connect", 0, 6],
+    ["idle", 6, 10],
+    ["send", 10, 11],
+    ["wait", 11, 21],
+    ["receive", 21, 25],
+  ]);
+  // Of a connection kept alive the connect was long ago.
+  const late = request({ started_at: "2026-11-21T12:00:09Z" });
+  expect(shown(parts(late, flow))[0]).toEqual(["send", 0, 1]);
+  expect(span(parts(late, flow))).toBe(15);
+  // A server that answers before it was sent everything: nobody waited.
+  expect(shown(parts(request({}, { send_ms: 20, wait_ms: null }), null))).toEqual([
+    ["send", 0, 20],
+    ["receive", 11, 15],
+  ]);
+  expect(parts(request({}, { send_ms: null, wait_ms: null, receive_ms: null }), null)).toEqual([]);
+});
+
+test("a life has its first bytes, and says when segments were sent again", () => {
+  const began = "2026-11-21T12:00:00Z";
+  const open = event({ started_at: began, elapsed_ms: 1000 }, { state: "open", retransmits: 2 });
+  const last = event({ started_at: began, elapsed_ms: 9000 }, { retransmits: 3, close_reason: "reset_remote" });
+  expect(life(last, [open, request({}), last]).map((point) => point.text)).toEqual([
+    "SYN",
+    "established after 1.00 ms",
+    "first request after 20 ms",
+    "first byte of the answer after 31 ms",
+    "2 retransmitted by 1.0 s",
+    "1 retransmitted, reset_remote after 9.0 s",
+  ]);
+});
+
+test("beginnings keep what is below a millisecond", () => {
+  expect(beganAt(event({ started_at: "2026-11-21T12:00:10.000250500Z" }))).toBeCloseTo(NOW + 0.2505, 3);
+  expect(beganAt(event({ started_at: null }))).toBeNull();
+});
+
+test("a link keeps everything that was chosen", () => {
+  const filter = { text: "port==80", severity: "warning", route: "/a/**" };
+  expect(ofAddress(inAddress(filter))).toEqual(filter);
 });
 
 test("figures for people", () => {

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { EVERYTHING } from "../../src/filter";
 import { Stream, type Socket } from "../../src/stream";
 
 interface Fake extends Socket {
@@ -35,13 +36,13 @@ beforeEach(() => {
 afterEach(() => void vi.useRealTimers());
 
 test("comes back after a break and goes on with the next number", () => {
-  stream().start("port==80");
+  stream().start({ text: "port==80", severity: "warning", route: "/a/**" });
   say(sockets[0], { kind: "hello", run: "a", seq: 10, host: "h" });
   say(sockets[0], { kind: "flow", seq: 11 });
   sockets[0]?.onclose?.({ reason: "the agent ends" } as CloseEvent);
   expect(states.at(-1)).toBe("waiting");
   vi.advanceTimersByTime(1000);
-  expect(Object.fromEntries(sockets[1]?.query ?? [])).toEqual({ filter: "port==80", run: "a", from_seq: "12" });
+  expect(Object.fromEntries(sockets[1]?.query ?? [])).toEqual({ filter: "port==80", severity: "warning", route: "/a/**", run: "a", from_seq: "12" });
   say(sockets[1], { kind: "hello", run: "a", seq: 14, host: "h" });
   expect(states.at(-1)).toBe("live");
   sockets[1]?.onclose?.({ reason: "" } as CloseEvent);
@@ -51,7 +52,7 @@ test("comes back after a break and goes on with the next number", () => {
 });
 
 test("waits longer each time, with a bound", () => {
-  stream().start("");
+  stream().start(EVERYTHING);
   for (let attempt = 0; attempt < 12; attempt += 1) {
     sockets.at(-1)?.onclose?.({ reason: "" } as CloseEvent);
     vi.advanceTimersByTime(12_501);
@@ -60,7 +61,7 @@ test("waits longer each time, with a bound", () => {
 });
 
 test("a gap moves on: what was missed is not asked for again", () => {
-  stream().start("");
+  stream().start(EVERYTHING);
   say(sockets[0], { kind: "hello", run: "a", seq: 0, host: "h" });
   say(sockets[0], { kind: "gap", seq: null, gap: { to_seq: 40 } });
   sockets[0]?.onclose?.({ reason: "" } as CloseEvent);
@@ -71,7 +72,7 @@ test("a gap moves on: what was missed is not asked for again", () => {
 
 test("another filter leaves the old stream", () => {
   const one = stream();
-  one.start("");
-  one.start("port==1");
+  one.start(EVERYTHING);
+  one.start({ ...EVERYTHING, text: "port==1" });
   expect([sockets[0]?.closed, sockets[1]?.query.get("filter")]).toEqual([true, "port==1"]);
 });

@@ -47,7 +47,7 @@ impl Pipeline {
         let mut surveyor = Surveyor::default();
         let scope = self.scope.clone();
         let survey = surveyor
-            .start(move || Survey::take(Purpose::Stop, &scope))
+            .start(move || Survey::take(Purpose::Counters, &scope))
             .and_then(|()| {
                 surveyor.wait(Instant::now() + LAST_LOOK, || {
                     loop {
@@ -61,7 +61,7 @@ impl Pipeline {
         match survey {
             Ok(survey) => {
                 self.drain();
-                self.state.refresh(&survey.sockets, survey.since_ns);
+                self.state.refresh(&survey.counters, survey.since_ns);
             }
             Err(_) => tracing::warn!(
                 "live connections could not be listed in {} s: their last update is as old as their last sample",

@@ -1,13 +1,12 @@
 //! What lists of sockets and of conntrack entries say about the connections of the table.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     super::{
         address::outgoing,
-        baseline::totals,
         ending::Ending,
-        sockets::SocketInfo,
+        live::{Live, Totals},
         translations::{self, Translations},
     },
     CTNETLINK, State,
@@ -16,16 +15,16 @@ use super::{
 use crate::event::{CloseReason, FlowState};
 
 impl State {
-    /// Ends connections that no longer have a socket. `sockets`: cookies of the namespaces in `listed`, all
+    /// Ends connections that no longer have a socket. `sockets`: those of the namespaces in `listed` by cookie, all
     /// taken after `since_ns`.
-    pub fn reconcile(&mut self, sockets: &HashSet<u64>, listed: &HashSet<u64>, since_ns: u64) {
+    pub fn reconcile(&mut self, sockets: &HashMap<u64, Totals>, listed: &HashSet<u64>, since_ns: u64) {
         // One list may miss a live socket whose hash chain changes meanwhile: it takes two in a row.
         let mut gone = Vec::new();
         for live in self.table.values_mut() {
             let absent = live.started_ns < since_ns
                 && live.touched_ns < since_ns
                 && listed.contains(&u64::from(live.key.netns))
-                && !sockets.contains(&live.cookie);
+                && !sockets.contains_key(&live.cookie);
             if absent && live.absent {
                 gone.push(live.cookie);
             }
@@ -72,18 +71,21 @@ impl State {
     }
 
     /// Brings counters of live connections up to date from a list of sockets.
-    pub fn refresh(&mut self, sockets: &[SocketInfo], at_ns: u64) {
-        for socket in sockets {
-            let Some(mut live) = self.table.remove(&socket.cookie) else {
+    pub fn refresh(&mut self, sockets: &HashMap<u64, Totals>, at_ns: u64) {
+        for (cookie, &listed) in sockets {
+            // A newer sample may have come while the list was made: never back.
+            let stands_still = |live: &Live| listed.max(live.totals) == live.totals;
+            if self.table.get(cookie).is_none_or(|live| stands_still(live)) {
+                continue;
+            }
+            let Some(mut live) = self.table.remove(cookie) else {
                 continue;
             };
-            // A newer sample may have come while the list was made: never back.
-            let totals = totals(socket).max(live.totals);
-            let since = totals.since(live.totals);
-            live.totals = totals;
-            live.touched_ns = at_ns;
+            let since = listed.since(live.totals);
+            live.totals = listed.max(live.totals);
+            live.touched_ns = live.touched_ns.max(at_ns);
             self.observe(&live, since);
-            self.table.insert(socket.cookie, live);
+            self.table.insert(*cookie, live);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Records in an order, at a time or in a number that nobody likes.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
 };
 
@@ -339,10 +339,10 @@ fn what_vanished_does_not_end_again() {
     let mut bench = Bench::new(10);
     bench.take(flow(Kind::Established, Role::Client, 7, BEGIN + 10));
     let listed = HashSet::from([1]);
-    bench.state.reconcile(&HashSet::new(), &listed, BEGIN + SECOND);
+    bench.state.reconcile(&HashMap::new(), &listed, BEGIN + SECOND);
     bench
         .state
-        .reconcile(&HashSet::new(), &listed, BEGIN + 2 * SECOND);
+        .reconcile(&HashMap::new(), &listed, BEGIN + 2 * SECOND);
     assert_eq!(bench.finals().len(), 1);
     bench.take(flow(Kind::Closed, Role::Client, 7, BEGIN + 3 * SECOND));
     assert_eq!(bench.finals().len(), 1);
