@@ -29,7 +29,7 @@ use crate::{
     },
     kernel::{
         debug::KernelLog,
-        facts::REQUESTS,
+        facts::{REQUESTS, TLS},
         load::{Kernel, OFF, Own, Probe, take_map},
         netns,
     },
@@ -156,6 +156,9 @@ fn probe_config(config: &Config) -> ProbeConfig {
     if !config.requests.enabled {
         probe.methods.insert(REQUESTS.to_owned(), OFF.to_owned());
     }
+    if !config.requests.enabled || !config.requests.tls {
+        probe.methods.insert(TLS.to_owned(), OFF.to_owned());
+    }
     probe
 }
 
@@ -253,7 +256,10 @@ fn pipeline(
     };
     let mut state = State::new(&config.flow, maker, fanout, metrics);
     if probe.method(REQUESTS).is_some() {
-        state.read_requests(Box::new(Requests::new(&config.requests)));
+        state.read_requests(Box::new(Requests::new(
+            &config.requests,
+            probe.method(TLS).is_some(),
+        )));
     }
     let mut reporter = Reporter::new(kernel, &probe, config.probe.statistics);
     reporter.notices.extend(accounting_notice());

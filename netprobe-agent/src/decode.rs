@@ -171,7 +171,8 @@ fn payload(bytes: &[u8]) -> Result<Record<'_>, Reject> {
             && record.application <= APPLICATIONS
             && matches!(record.side, 1 | 2)
             && matches!(record.direction, 1 | 2)
-            && record.begins <= 2,
+            && record.begins <= 2
+            && record.tls <= 1,
     )?;
     Ok(Record::Payload(record, behind(record, bytes, captured)?))
 }

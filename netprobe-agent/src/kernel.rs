@@ -4,6 +4,7 @@ pub mod btf;
 pub mod debug;
 pub mod facts;
 pub mod filter;
+pub mod libssl;
 pub mod load;
 pub mod netlink;
 pub mod netns;

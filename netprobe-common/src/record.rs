@@ -407,8 +407,8 @@ pub struct UdpRecord {
     pub reserved: [u8; 7],
 }
 
-/// What the programs keep of a connection: its record, and five words of their own.
-pub const CONN_BYTES: usize = size_of::<FlowRecord>() + 5 * 8;
+/// What the programs keep of a connection: its record, and six words of their own.
+pub const CONN_BYTES: usize = size_of::<FlowRecord>() + 6 * 8;
 
 /// A packet of a connection whose requests are read: where it lies in its stream, and how much of it follows.
 #[repr(C)]
@@ -432,8 +432,10 @@ pub struct PayloadRecord {
     pub direction: u8,
     /// [`Begins`] as its wire value.
     pub begins: u8,
+    /// 1: read from the library that encrypts it; the place is that in what it was handed.
+    pub tls: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 /// A datagram that is read for requests.

@@ -11,7 +11,7 @@ use crate::{
         sock::{self, Sock, state},
         task, tcp,
     },
-    store,
+    store, tls,
     values::knob,
 };
 
@@ -24,6 +24,7 @@ pub unsafe fn sent(sk: Sock, ret: i32) {
     // SAFETY: by contract. Atomic adds: two threads may send on one socket, and the hook runs outside its lock.
     unsafe {
         let Some(conn) = followed(sk) else { return };
+        tls::bind(conn);
         if ret > 0 {
             count::atomic_add(&raw mut conn.record.calls.sent_bytes, ret as u64);
             count::atomic_increment(&raw mut conn.record.calls.sends);
@@ -47,6 +48,7 @@ pub unsafe fn received(sk: Sock, ret: i32, peek: bool) {
     // SAFETY: by contract.
     unsafe {
         let Some(conn) = followed(sk) else { return };
+        tls::bind(conn);
         if ret > 0 {
             count::atomic_add(&raw mut conn.record.calls.received_bytes, ret as u64);
             count::atomic_increment(&raw mut conn.record.calls.receives);

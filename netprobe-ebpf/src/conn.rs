@@ -30,6 +30,8 @@ pub struct Conn {
     pub finished: u64,
     /// Ticks when the clock was last asked whether a sample is due.
     pub asked_ticks: u64,
+    /// 1: it is encrypted by TLS.
+    pub tls: u64,
 }
 
 const _: () = assert!(size_of::<Conn>() == CONN_BYTES);
@@ -47,6 +49,7 @@ pub unsafe fn begin(conn: &mut Conn, sk: Sock, role: Role, now: u64) {
     conn.finished = 0;
     conn.sampled_ns = now;
     conn.asked_ticks = clock::ticks();
+    conn.tls = 0;
     let record = &mut conn.record;
     // SAFETY: by the caller's contract.
     unsafe {

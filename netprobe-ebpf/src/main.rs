@@ -20,6 +20,7 @@ mod maps;
 mod nat;
 mod payload;
 mod store;
+mod tls;
 mod udp;
 mod values;
 

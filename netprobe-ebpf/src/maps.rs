@@ -9,7 +9,8 @@ use aya_ebpf::{
 use netprobe_common::{COUNTERS as COUNTER_COUNT, FlowKey, FlowRecord, UdpCounters, UdpKey};
 
 use crate::{
-    accept::Early, conn::Conn, hooks::connect_return::ConnectCall, nat::Handshake, payload::Talk, udp::Peer,
+    accept::Early, conn::Conn, hooks::connect_return::ConnectCall, nat::Handshake, payload::Talk, tls,
+    udp::Peer,
 };
 
 /// The one way of records to the agent. The agent sets the size (`probe.ring_bytes`) before load.
@@ -42,6 +43,14 @@ pub static PAYLOADS: RingBuf = RingBuf::with_byte_size(4096, 0);
 /// What is known of each socket that moved payload, for the payload hooks alone.
 #[btf_map]
 pub static TALKS: SkStorage<Talk> = SkStorage::new();
+
+/// Calls into a TLS library under way, by thread. LRU because the return of one may be missed.
+#[map]
+pub static TLS_CALLS: LruHashMap<u64, tls::Call> = LruHashMap::with_max_entries(16384, 0);
+
+/// What is known of each handle of a TLS library. One that is recycled is met again as an older one.
+#[map]
+pub static TLS_SESSIONS: LruHashMap<tls::Handle, tls::Session> = LruHashMap::with_max_entries(65536, 0);
 
 /// See `netprobe_common::counters`.
 #[map]

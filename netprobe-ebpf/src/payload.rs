@@ -36,7 +36,7 @@ const IPV6: u8 = 6;
 const IP_HEADER: usize = 20;
 const TCP_HEADER: usize = 20;
 /// Packets with payload that an older connection may take to begin a message that is read.
-const MISSES: u32 = 256;
+pub const MISSES: u32 = 256;
 /// Bytes from which on the first ones tell what a connection carries.
 const TELLING: u32 = 4;
 /// Handshake record of TLS 1.0 to 1.3, and application data of the same.
@@ -106,11 +106,23 @@ struct First {
 }
 
 /// Nothing of it is read.
-const OPAQUE: u32 = 255;
-const UNKNOWN: u32 = Application::Unknown as u32;
-const HTTP: u32 = Application::Http as u32;
+pub const OPAQUE: u32 = 255;
+pub const UNKNOWN: u32 = Application::Unknown as u32;
+pub const HTTP: u32 = Application::Http as u32;
 const TLS: u32 = Application::Tls as u32;
 const DNS: u32 = Application::Dns as u32;
+
+/// Whether first bytes are those of a request of HTTP, or of a response.
+#[inline(always)]
+pub fn http(first: u32) -> Option<bool> {
+    if first == RESPONSE {
+        Some(false)
+    } else if METHODS.contains(&first) {
+        Some(true)
+    } else {
+        None
+    }
+}
 
 /// Where the payload of a packet is.
 pub struct Payload {
@@ -176,7 +188,7 @@ unsafe fn segment(ctx: &SkBuffContext, sk: *mut bpf_sock, direction: Direction) 
         };
         let begins = begin_direction(sk, talk, &packet);
         if talk.carries == UNKNOWN {
-            decide(ctx, talk, &packet);
+            decide(ctx, sk, talk, &packet);
         }
         let towards_server = direction as u32 == talk.requests;
         match talk.carries {
@@ -375,8 +387,11 @@ unsafe fn begin_direction(sk: *mut bpf_sock, talk: &mut Talk, packet: &Payload) 
 }
 
 /// Takes the packet's first bytes into account.
+///
+/// # Safety
+/// `sk` is a full socket of the context.
 #[inline(always)]
-fn decide(ctx: &SkBuffContext, talk: &mut Talk, packet: &Payload) {
+unsafe fn decide(ctx: &SkBuffContext, sk: *mut bpf_sock, talk: &mut Talk, packet: &Payload) {
     let mut bytes = [0u8; 4];
     let Some(got) = load_first(ctx, packet, &mut bytes) else {
         return;
@@ -398,8 +413,12 @@ fn decide(ctx: &SkBuffContext, talk: &mut Talk, packet: &Payload) {
     };
     let two = [bytes as u8, (bytes >> 8) as u8];
     if have >= 2 && two == TLS_HANDSHAKE {
+        // SAFETY: by contract.
+        let told = unsafe { tell_tls(sk) };
         if talk.older != 0 {
-            talk.carries = OPAQUE;
+            if told {
+                talk.carries = OPAQUE;
+            }
             return;
         }
         talk.carries = TLS;
@@ -408,14 +427,16 @@ fn decide(ctx: &SkBuffContext, talk: &mut Talk, packet: &Payload) {
         return;
     }
     if have >= TELLING {
-        if bytes == RESPONSE {
+        if let Some(is_request) = http(bytes) {
             talk.carries = HTTP;
-            talk.requests = other;
-        } else if METHODS.contains(&bytes) {
-            talk.carries = HTTP;
-            talk.requests = direction;
-        } else if talk.older == 0 || two == TLS_DATA {
+            talk.requests = if is_request { direction } else { other };
+        } else if talk.older == 0 {
             talk.carries = OPAQUE;
+        } else if two == TLS_DATA {
+            // SAFETY: by contract.
+            if unsafe { tell_tls(sk) } {
+                talk.carries = OPAQUE;
+            }
         } else if talk.left >= MISSES {
             count::one(PAYLOAD_GIVEN_UP);
             talk.carries = OPAQUE;
@@ -431,6 +452,24 @@ fn decide(ctx: &SkBuffContext, talk: &mut Talk, packet: &Payload) {
         || METHODS.iter().any(|method| begins(*method));
     if !maybe && talk.older == 0 {
         talk.carries = OPAQUE;
+    }
+}
+
+/// Has the hooks of calls look for the library that encrypts the connection. False: it is older than the programs, and not
+/// followed yet.
+///
+/// # Safety
+/// `sk` is a full socket of the context.
+#[inline(always)]
+unsafe fn tell_tls(sk: *mut bpf_sock) -> bool {
+    // SAFETY: by contract.
+    let conn = unsafe { store::get(sk.cast()) };
+    match conn {
+        Some(conn) => {
+            conn.tls = 1;
+            true
+        }
+        None => false,
     }
 }
 

@@ -131,6 +131,7 @@ const HOST_PROGRAMS: &[&str] = &[
     "openssl",
     "dnsmasq",
     "dig",
+    "wrk",
     "haproxy",
     "psql",
     "pgbouncer",

@@ -51,6 +51,7 @@ const PACKAGES: &[Package] = packages! {
     Test  "nginx"            "nginx"             "nginx"             "nginx"             "nginx"               "a server that uses sendfile";
     Test  "dnsmasq-base"      "dnsmasq"           "dnsmasq"           "dnsmasq"           "dnsmasq"             "a name server";
     Test  "bind9-dnsutils"    "bind-utils"        "bind-utils"        "bind"              "dig"                 "asks name servers";
+    Test  "wrk"               "wrk"               "wrk"               "wrk"               "wrk"                 "loads web servers";
     Test  "haproxy"          "haproxy"           "haproxy"           "haproxy"           "haproxy"             "a proxy that splices";
     Test  "postgresql"       "postgresql-server" "postgresql-server" "postgresql"        ""                    "a database server";
     Test  "pgbouncer"        "pgbouncer"         "pgbouncer"         "pgbouncer"         "pgbouncer"           "a connection pool";

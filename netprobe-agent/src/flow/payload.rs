@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use netprobe_common::{DatagramRecord, PayloadRecord, UdpKey};
 
 use super::{delta::Observer, events::Maker, live::Live, udp::UdpLive};
-use crate::{event::Event, fanout::Fanout};
+use crate::{event::Event, fanout::Fanout, kernel::libssl::Library};
 
 /// Reads requests from the payload of connections.
 pub trait Reader: Send {
@@ -27,6 +27,9 @@ pub trait Reader: Send {
 
     /// The agent stops: tells what is under way.
     fn stop(&mut self, now_ns: u64, flows: &mut Flows<'_>);
+
+    /// TLS libraries that were met and are not read yet; told once.
+    fn met_libraries(&mut self) -> Vec<Library>;
 
     /// Connections whose payload is being read, and how many there may be.
     fn connections(&self) -> (usize, usize);

@@ -195,8 +195,24 @@ impl Pipeline {
         self.tell_losses();
         self.state.fanout.tick();
         self.govern(now);
+        self.read_libraries();
         self.log.switch(self.kernel_log.load(Ordering::Relaxed));
         self.log.flush();
+    }
+
+    /// Reads what goes through TLS libraries that were not in use when the agent began.
+    fn read_libraries(&mut self) {
+        for library in self.state.met_libraries() {
+            let Some(probe) = &mut self.probe else { return };
+            let path = library.path.display();
+            match probe.read_library(&library) {
+                Ok(false) => {}
+                Ok(true) => tracing::info!(%path, "a TLS library is read from now on"),
+                Err(reason) => {
+                    tracing::warn!(%path, reason, "a TLS library cannot be read; its connections stay opaque")
+                }
+            }
+        }
     }
 
     /// Sheds detail before the budget is broken, and says so.

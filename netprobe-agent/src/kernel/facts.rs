@@ -11,10 +11,13 @@ pub const IN_STORAGE: &[(&str, &str)] = &[
     ("lifecycle", "tp_btf"),
     ("udp", "tp_btf+cgroup"),
     (REQUESTS, "cgroup_skb"),
+    (TLS, "uprobe"),
 ];
 
 /// The fact that requests are made of.
 pub const REQUESTS: &str = "requests";
+/// The fact that those in encrypted connections are made of, beside it.
+pub const TLS: &str = "tls";
 
 const FEW_RETURNS: &str =
     "the kernel keeps room for few returns at once: while many calls block, some are missed";
@@ -40,6 +43,10 @@ pub enum Attach {
     PacketOut,
     /// Packets that local sockets get, at the root of cgroup v2.
     PacketIn,
+    /// Entry of this function in every TLS library; one that has none is as good.
+    Library(&'static str),
+    /// Returns of these functions in every TLS library.
+    LibraryReturns(&'static [&'static str]),
 }
 
 /// A program of the BPF object and where it goes.
@@ -148,6 +155,13 @@ const fn tp(program: &'static str, tracepoint: &'static str) -> Hook {
     Hook {
         program,
         attach: Attach::TpBtf(tracepoint),
+    }
+}
+
+const fn entry(program: &'static str, function: &'static str) -> Hook {
+    Hook {
+        program,
+        attach: Attach::Library(function),
     }
 }
 
@@ -476,6 +490,37 @@ pub static FACTS: &[Fact] = &[
             members: &[],
             floor: "5.8",
             limits: "",
+        }],
+    },
+    Fact {
+        name: TLS,
+        required: false,
+        methods: &[Method {
+            name: "uprobe",
+            hooks: &[
+                tp("send_length", "sock_send_length"),
+                tp("recv_length", "sock_recv_length"),
+                entry("ssl_read", "SSL_read"),
+                entry("ssl_write", "SSL_write"),
+                entry("ssl_read_ex", "SSL_read_ex"),
+                entry("ssl_write_ex", "SSL_write_ex"),
+                entry("ssl_handshake", "SSL_do_handshake"),
+                entry("ssl_free", "SSL_free"),
+                Hook {
+                    program: "ssl_return",
+                    attach: Attach::LibraryReturns(&[
+                        "SSL_read",
+                        "SSL_write",
+                        "SSL_read_ex",
+                        "SSL_write_ex",
+                        "SSL_do_handshake",
+                    ]),
+                },
+            ],
+            members: SOCK,
+            floor: "6.3",
+            limits: "shared libraries of OpenSSL (libssl.so) alone; a library used for the first time after the start is read from \
+                     its second connection on",
         }],
     },
     Fact {

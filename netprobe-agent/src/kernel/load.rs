@@ -4,7 +4,7 @@
 //! knobs that follow from that choice. What a refusal was is kept in the kernel's own words.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io,
     path::PathBuf,
     time::Instant,
@@ -12,7 +12,10 @@ use std::{
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
+    programs::{
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
+        uprobe::{UProbe, UProbeError, UProbeScope},
+    },
 };
 use netprobe_common::*;
 
@@ -20,6 +23,7 @@ use super::{
     btf::Btf,
     facts::{self, Attach, FACTS, Fact, Hook, Method, STATE_IN_HASH},
     filter,
+    libssl::{self, Library},
     offsets::Offsets,
     privilege, refusal, stats, storage,
 };
@@ -36,6 +40,8 @@ const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 pub const OFF: &str = "off";
 /// From this kernel on a program that sees a packet may ask which process it runs for, and so leave out the agent's own.
 const DATAGRAMS: (u32, u32) = (6, 10);
+/// TLS libraries that are read at most; each takes about a dozen descriptors.
+const MOST_LIBRARIES: usize = 256;
 const LIFECYCLE: &str = "lifecycle";
 /// Connections that can be followed at once where their state is in a hash. Half a KiB of kernel memory each while it lives,
 /// 16 bytes each from the start.
@@ -88,11 +94,34 @@ pub struct Probe {
     pub facts: Vec<FactReport>,
     /// What it took to get here.
     pub start: StartReport,
+    /// Files of the TLS libraries that are read.
+    libraries: HashSet<(u64, u64)>,
     /// Keeps the kernel's run statistics on.
     _statistics: Option<std::os::fd::OwnedFd>,
 }
 
 impl Probe {
+    /// Reads what processes hand to this TLS library, from now on.
+    /// False: it is read already.
+    pub fn read_library(&mut self, library: &Library) -> Result<bool, String> {
+        if self.libraries.contains(&library.file) {
+            return Ok(false);
+        }
+        if self.libraries.len() >= MOST_LIBRARIES {
+            return Err(format!("{MOST_LIBRARIES} are read already"));
+        }
+        self.libraries.insert(library.file);
+        for hook in facts::fact(facts::TLS)
+            .into_iter()
+            .flat_map(|fact| fact.methods[0].hooks)
+        {
+            if let Some(Program::UProbe(program)) = self.ebpf.program_mut(hook.program) {
+                attach_to(program, hook.attach, library).map_err(|error| refusal::explain(&error, hook))?;
+            }
+        }
+        Ok(true)
+    }
+
     /// The method chosen for `fact`.
     pub fn method(&self, fact: &str) -> Option<&str> {
         method_of(&self.facts, fact)
@@ -121,6 +150,8 @@ pub struct Kernel {
     btf: Btf,
     /// Offsets of its structs.
     pub offsets: Offsets,
+    /// TLS libraries that are there.
+    libraries: Vec<Library>,
     /// Release and state.
     pub report: KernelReport,
 }
@@ -151,6 +182,7 @@ impl Kernel {
             aya_btf,
             btf,
             offsets,
+            libraries: libssl::all(),
             report,
         })
     }
@@ -186,6 +218,7 @@ impl Kernel {
             ebpf,
             facts,
             start,
+            libraries: self.libraries.iter().map(|library| library.file).collect(),
             _statistics,
         })
     }
@@ -371,6 +404,12 @@ impl Kernel {
                 program.load()?;
                 program.attach(root, way, CgroupAttachMode::Single)?;
             }
+            (attach @ (Attach::Library(_) | Attach::LibraryReturns(_)), Program::UProbe(program)) => {
+                program.load()?;
+                for library in &self.libraries {
+                    attach_to(program, attach, library)?;
+                }
+            }
             _ => return Err(ProgramError::UnexpectedProgramType),
         }
         Ok(())
@@ -432,6 +471,22 @@ impl Kernel {
         knobs[KNOB_SYS_EXIT_CONNECT] = u64::from(trial || method("connect_failed") == Some("sys_exit"));
         knobs
     }
+}
+
+/// Attaches to the functions of a library, those that it has: `_ex` came with OpenSSL 1.1.1.
+fn attach_to(program: &mut UProbe, attach: Attach, library: &Library) -> Result<(), ProgramError> {
+    let functions: &[&str] = match &attach {
+        Attach::Library(function) => std::slice::from_ref(function),
+        Attach::LibraryReturns(functions) => functions,
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    };
+    for function in functions {
+        match program.attach(*function, &library.path, UProbeScope::AllProcesses) {
+            Ok(_) | Err(ProgramError::UProbeError(UProbeError::SymbolError { .. })) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn milliseconds(since: Instant) -> f64 {

@@ -185,6 +185,7 @@ fn emit(done: &Done, flows: &mut Flows<'_>, mark: Flags) {
         number: done.number,
         is_client: done.pair.is_client,
         mark,
+        tls: false,
     };
     let event = events::request(&done.exchange, place, maker, |event| {
         if let Some(live) = live {

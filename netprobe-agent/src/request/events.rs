@@ -21,6 +21,8 @@ pub(super) struct Place {
     pub(super) is_client: bool,
     /// What is to be known of all of the connection.
     pub(super) mark: Flags,
+    /// Whether it came through a TLS library.
+    pub(super) tls: bool,
 }
 
 /// The event of an exchange. `about` tells what is known of its connection.
@@ -36,10 +38,11 @@ pub(super) fn request(
         number,
         is_client,
         mark,
+        tls,
     } = place;
     let times = &exchange.times;
     let begin = times.request_first.or(times.response_first);
-    let mut event = Event::request(origin, id.clone(), severity(exchange), body(exchange));
+    let mut event = Event::request(origin, id.clone(), severity(exchange), body(exchange, tls));
     // Over restarts of the agent, too: numbers begin anew there, times do not.
     event.parent_span_id = Some(event.span_id);
     event.span_id = span_of(&id, begin.unwrap_or(0), number);
@@ -76,7 +79,7 @@ pub(super) fn request(
     event
 }
 
-fn body(exchange: &Exchange) -> Request {
+fn body(exchange: &Exchange, tls: bool) -> Request {
     let times = &exchange.times;
     Request {
         protocol: Some(exchange.protocol.into()),
@@ -88,7 +91,7 @@ fn body(exchange: &Exchange) -> Request {
         wait_ms: between_ms(times.request_last, times.response_first),
         receive_ms: between_ms(times.response_first, times.response_last),
         error: exchange.error.map(Into::into),
-        tls: Some(false),
+        tls: Some(tls),
     }
 }
 

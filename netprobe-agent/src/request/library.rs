@@ -5,6 +5,7 @@
 //! that maps several is counted under the first of [`LIBRARIES`]: which of them made a connection is not seen.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, BufReader, Read as _},
     num::NonZeroUsize,
@@ -13,14 +14,16 @@ use std::{
 
 use lru::LruCache;
 
-use crate::event::Process;
+use crate::{event::Process, kernel::libssl};
 
 /// What stands for a library that cannot be told.
 pub const UNKNOWN: &str = "unknown";
+/// The one that is read.
+pub const OPENSSL: &str = "openssl";
 /// Libraries, by how the file name of a mapping begins. A runtime that brings its own comes first.
 const LIBRARIES: [(&str, &str); 8] = [
     ("libjvm.so", "java"),
-    ("libssl.so", "openssl"),
+    ("libssl.so", OPENSSL),
     ("libssl3.so", "nss"),
     ("libgnutls.so", "gnutls"),
     ("libmbedtls.so", "mbedtls"),
@@ -41,12 +44,18 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 #[derive(Debug)]
 pub struct Libraries {
     known: LruCache<(u32, Option<Arc<str>>), &'static str>,
+    /// Files of OpenSSL that were met.
+    files: HashSet<(u64, u64)>,
+    /// Those of them that nobody was told of yet.
+    met: Vec<libssl::Library>,
 }
 
 impl Default for Libraries {
     fn default() -> Self {
         Libraries {
             known: LruCache::new(REMEMBERED),
+            files: HashSet::new(),
+            met: Vec::new(),
         }
     }
 }
@@ -62,7 +71,18 @@ impl Libraries {
             return UNKNOWN;
         };
         self.known.put(key, library);
+        if library == OPENSSL
+            && let Some(file) = libssl::of_process(process.pid)
+            && self.files.insert(file.file)
+        {
+            self.met.push(file);
+        }
         library
+    }
+
+    /// Those of OpenSSL that were met for the first time.
+    pub fn met(&mut self) -> Vec<libssl::Library> {
+        std::mem::take(&mut self.met)
     }
 }
 

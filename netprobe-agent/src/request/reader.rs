@@ -23,6 +23,7 @@ use crate::{
         losses::Losses,
         payload::{Flows, Reader},
     },
+    kernel::libssl::Library,
     probe_report::OPAQUE_TLS,
 };
 
@@ -53,8 +54,10 @@ struct Talk {
     mark: Flags,
     /// Requests told so far.
     told: u64,
-    /// It is encrypted, and not counted as such yet.
+    /// It is encrypted, not counted as such yet, and nothing in it was read.
     opaque: bool,
+    /// It is what a TLS library was handed.
+    tls: bool,
     /// Bytes it takes, as counted in the sum.
     memory: usize,
 }
@@ -64,7 +67,8 @@ pub struct Requests {
     settings: Arc<Settings>,
     max_connections: usize,
     max_bytes: usize,
-    talks: LruCache<u64, Talk>,
+    /// By cookie, and whether it is what a TLS library was handed.
+    talks: LruCache<(u64, bool), Talk>,
     /// Bytes of all of them.
     bytes: usize,
     losses: Losses,
@@ -78,11 +82,15 @@ struct Teller {
     counts: Counts,
     routes: RouteCap,
     libraries: Libraries,
+    reads_tls: bool,
+    /// Records of a TLS library whose connection is not known, or is no more.
+    unplaced: u64,
 }
 
 impl Requests {
     /// A reader without connections.
-    pub fn new(config: &RequestsConfig) -> Requests {
+    /// `reads_tls`: what is encrypted by OpenSSL comes too.
+    pub fn new(config: &RequestsConfig, reads_tls: bool) -> Requests {
         Requests {
             settings: Arc::new(Settings::new(config)),
             max_connections: config.max_connections,
@@ -96,6 +104,8 @@ impl Requests {
                 counts: Counts::default(),
                 routes: RouteCap::new(config.max_routes),
                 libraries: Libraries::default(),
+                reads_tls,
+                unplaced: 0,
             },
             datagrams: Datagrams::new(config),
         }
@@ -104,7 +114,7 @@ impl Requests {
     /// Lets go of what was silent for longest, until there is room.
     fn evict(&mut self, at_ns: u64, flows: &mut Flows<'_>) {
         while self.bytes > self.max_bytes || self.talks.len() > self.max_connections {
-            let Some((cookie, talk)) = self.talks.pop_lru() else {
+            let Some(((cookie, _), talk)) = self.talks.pop_lru() else {
                 return;
             };
             self.teller.counts.evicted += 1;
@@ -123,6 +133,21 @@ impl Requests {
         self.teller.tell(cookie, &mut talk, flows);
         self.teller.count_opaque(cookie, &mut talk, true, flows);
     }
+
+    /// Nothing more comes of one of a connection's talks.
+    fn ended_one(&mut self, cookie: u64, tls: bool, at_ns: u64, flows: &mut Flows<'_>) {
+        let Some(talk) = self.talks.pop(&(cookie, tls)) else {
+            return;
+        };
+        let last = talk.streams.iter().map(Stream::last_ns).max().unwrap_or(0);
+        // What is missing at its end may have been there.
+        let mark = if self.losses.between(last, at_ns) {
+            Flags::PARTIAL
+        } else {
+            Flags::default()
+        };
+        self.close(cookie, talk, at_ns, mark, flows);
+    }
 }
 
 impl Reader for Requests {
@@ -138,7 +163,19 @@ impl Reader for Requests {
             teller,
             ..
         } = self;
-        let talk = talks.get_or_insert_mut(record.cookie, || Talk::new(settings, record));
+        let tls = record.tls != 0;
+        let key = (record.cookie, tls);
+        if tls && !talks.contains(&key) {
+            // The library may still hand out what came before the connection's end.
+            if flows.of(record.cookie).is_none() {
+                teller.unplaced += 1;
+                return;
+            }
+            if let Some(encrypted) = talks.peek_mut(&(record.cookie, false)) {
+                encrypted.opaque = false;
+            }
+        }
+        let talk = talks.get_or_insert_mut(key, || Talk::new(settings, record));
         if talk.protocol.is_opaque() {
             return;
         }
@@ -171,17 +208,9 @@ impl Reader for Requests {
     }
 
     fn ended(&mut self, cookie: u64, at_ns: u64, flows: &mut Flows<'_>) {
-        let Some(talk) = self.talks.pop(&cookie) else {
-            return;
-        };
-        let last = talk.streams.iter().map(Stream::last_ns).max().unwrap_or(0);
-        // What is missing at its end may have been there.
-        let mark = if self.losses.between(last, at_ns) {
-            Flags::PARTIAL
-        } else {
-            Flags::default()
-        };
-        self.close(cookie, talk, at_ns, mark, flows);
+        for tls in [true, false] {
+            self.ended_one(cookie, tls, at_ns, flows);
+        }
     }
 
     fn datagram(&mut self, record: &DatagramRecord, bytes: &[u8], flows: &mut Flows<'_>) {
@@ -194,10 +223,14 @@ impl Reader for Requests {
     }
 
     fn stop(&mut self, now_ns: u64, flows: &mut Flows<'_>) {
-        while let Some((cookie, talk)) = self.talks.pop_lru() {
+        while let Some(((cookie, _), talk)) = self.talks.pop_lru() {
             self.close(cookie, talk, now_ns, Flags::AGENT_STOP, flows);
         }
         self.datagrams.stop(now_ns, flows);
+    }
+
+    fn met_libraries(&mut self) -> Vec<Library> {
+        self.teller.libraries.met()
     }
 
     fn connections(&self) -> (usize, usize) {
@@ -219,6 +252,7 @@ impl Reader for Requests {
             .map(|(library, count)| (format!("{OPAQUE_TLS}{library}"), *count));
         [
             ("request_holes", counts.holes),
+            ("request_tls_unplaced", self.teller.unplaced),
             ("request_connections_evicted", counts.evicted),
             ("request_datagram_pairs_evicted", self.datagrams.evicted()),
             ("request_routes_capped", counts.routes_capped),
@@ -247,6 +281,7 @@ impl Talk {
             mark,
             told: 0,
             opaque: false,
+            tls: record.tls != 0,
             memory: 0,
         }
     }
@@ -275,6 +310,7 @@ impl Teller {
                 number: talk.told,
                 is_client: talk.is_client,
                 mark: talk.mark,
+                tls: talk.tls,
             };
             let event = events::request(&exchange, place, flows.maker, |event| {
                 if let Some(live) = flows.of(cookie) {
@@ -296,14 +332,18 @@ impl Teller {
         }
     }
 
-    /// Counts an encrypted connection once, as soon as its process is known; at its end in any case.
+    /// Counts an encrypted connection once, as soon as its process is known; at its end in any case. One whose library is read
+    /// is counted at its end, if nothing came of it.
     fn count_opaque(&mut self, cookie: u64, talk: &mut Talk, ends: bool, flows: &Flows<'_>) {
         if !talk.opaque {
             return;
         }
         let owner = flows.of(cookie).and_then(|live| live.process.as_ref());
         let library = match owner {
-            Some(owner) => self.libraries.of(&owner.process),
+            Some(owner) => match self.libraries.of(&owner.process) {
+                library::OPENSSL if self.reads_tls && !ends => return,
+                library => library,
+            },
             None if ends => library::UNKNOWN,
             None => return,
         };

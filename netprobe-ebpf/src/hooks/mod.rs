@@ -16,6 +16,7 @@ mod send_exit;
 mod send_length;
 mod send_reset;
 mod set_state;
+mod ssl;
 mod sys_exit;
 mod udp_address;
 

@@ -42,11 +42,28 @@ pub(super) struct Line {
 
 impl Web {
     pub(super) fn start(lab: &Lab, netns: &str, at: SocketAddr) -> Result<Self> {
+        Self::start_as(lab, netns, at, "http", None)
+    }
+
+    /// With `https` it speaks TLS; by the libraries of a folder, if one is given.
+    pub(super) fn start_as(
+        lab: &Lab,
+        netns: &str,
+        at: SocketAddr,
+        scheme: &str,
+        libraries: Option<&Path>,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         std::fs::write(folder.path().join("file"), vec![b'x'; FILE])?;
         std::fs::write(folder.path().join("text.txt"), "word ".repeat(2000))?;
         let place = folder.path().display();
+        let tls = if scheme == "https" {
+            let (key, cert) = certificate(folder.path())?;
+            format!("ssl_certificate {cert}; ssl_certificate_key {key}; listen {at} ssl;")
+        } else {
+            format!("listen {at};")
+        };
         let config = format!(
             "daemon off; worker_processes 1; pid {place}/nginx.pid; error_log stderr;
              events {{ worker_connections 256; }}
@@ -59,24 +76,25 @@ impl Web {
                client_body_temp_path {place}/b; proxy_temp_path {place}/p; fastcgi_temp_path {place}/f;
                uwsgi_temp_path {place}/u; scgi_temp_path {place}/s;
                server {{
-                 listen {at};
+                 {tls}
                  location /ok {{ return 200 'fine'; }}
                  location /users {{ return 200 'user'; }}
                  location /none {{ return 204; }}
                  location /broken {{ return 503; }}
                  location /post {{
-                   proxy_pass http://{at}/ok; proxy_pass_request_body off; proxy_set_header Content-Length '';
+                   proxy_pass {scheme}://{at}/ok; proxy_pass_request_body off; proxy_set_header Content-Length '';
                  }}
                }}
              }}"
         );
         let file = folder.path().join("nginx.conf");
         std::fs::write(&file, config)?;
-        let daemon = Daemon::start(
-            lab,
-            netns,
-            program("nginx")?.args(["-e", "stderr", "-c"]).arg(file),
-        )?;
+        let mut nginx = program("nginx")?;
+        nginx.args(["-e", "stderr", "-c"]).arg(file);
+        if let Some(libraries) = libraries {
+            nginx.env("LD_LIBRARY_PATH", libraries);
+        }
+        let daemon = Daemon::start(lab, netns, &mut nginx)?;
         listening(lab, netns, at)?;
         Ok(Self {
             folder,
@@ -92,6 +110,17 @@ impl Web {
             (log.len() >= lines).then_some(log)
         })
     }
+}
+
+/// A key and its certificate, in a folder; their paths.
+pub(super) fn certificate(folder: &Path) -> Result<(String, String)> {
+    let file = |name: &str| folder.join(name).display().to_string();
+    let (key, cert) = (file("key"), file("cert"));
+    let make = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=np.example";
+    let mut make: Vec<&str> = make.split(' ').collect();
+    make.extend(["-keyout", &key, "-out", &cert]);
+    tools::run("openssl", &make)?;
+    Ok((key, cert))
 }
 
 fn read_log(folder: &Path) -> Result<Vec<Line>> {

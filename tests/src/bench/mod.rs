@@ -6,6 +6,7 @@
 mod api;
 mod archive;
 mod cost;
+mod requests;
 mod stats;
 mod stream;
 mod workload;
@@ -20,6 +21,7 @@ use crate::agent::{Agent, Settings};
 pub use api::Api;
 pub use archive::run as archive;
 pub use cost::{Cost, Program, hold};
+pub use requests::{Requests, requests};
 pub use stats::{Interval, bootstrap, median};
 pub use stream::Step;
 pub use workload::Workload;
@@ -103,6 +105,8 @@ pub enum Part {
     Api,
     /// What is durable when, throughput of the spool, recovery, and a day that is asked
     Archive,
+    /// Reading requests of nginx and wrk, in clear and in TLS; slices of whole seconds
+    Requests,
 }
 
 /// The stream and the API, as of one machine.

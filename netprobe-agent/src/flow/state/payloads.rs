@@ -7,6 +7,7 @@ use super::{
     },
     State,
 };
+use crate::kernel::libssl::Library;
 
 impl State {
     /// Has a reader look at what connections carry.
@@ -17,6 +18,13 @@ impl State {
     /// The reader of requests, if there is one.
     pub fn reader(&self) -> Option<&dyn Reader> {
         self.reader.as_deref()
+    }
+
+    /// TLS libraries that are to be read from now on.
+    pub fn met_libraries(&mut self) -> Vec<Library> {
+        self.reader
+            .as_mut()
+            .map_or_else(Vec::new, |reader| reader.met_libraries())
     }
 
     /// Lets the reader work, with the table. `ending`: a connection that was just taken out of it.
