@@ -23,8 +23,13 @@ use super::{Case, Need, Pair};
 pub(crate) const CASES: &[Case] = &[
     Case::new("updates_are_told_in_full_in_an_incident", incident),
     Case::new("metrics_agree_between_two_runs", two_runs),
-    Case::new("budget_sheds_detail_and_takes_it_back", budget).needs(&[Need::Speed]),
-    Case::new("slow_clients_hold_nobody_up", slow_clients).needs(&[Need::Speed]),
+    // Alone: agents of other cases would have to read all of it.
+    Case::new("budget_sheds_detail_and_takes_it_back", budget)
+        .needs(&[Need::Speed])
+        .alone(),
+    Case::new("slow_clients_hold_nobody_up", slow_clients)
+        .needs(&[Need::Speed])
+        .alone(),
 ];
 
 fn json(agent: &Agent, path: &str) -> Result<Value> {
