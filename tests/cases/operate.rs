@@ -22,8 +22,10 @@ use super::{Case, Need, Pair};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("updates_are_told_in_full_in_an_incident", incident),
-    Case::new("metrics_agree_between_two_runs", two_runs),
     // Alone: agents of other cases would have to read all of it.
+    Case::new("metrics_agree_between_two_runs", two_runs)
+        .needs(&[Need::Speed])
+        .alone(),
     Case::new("budget_sheds_detail_and_takes_it_back", budget)
         .needs(&[Need::Speed])
         .alone(),
@@ -82,12 +84,10 @@ fn incident() -> Result<()> {
         event.is_state("update") && event.cookie() == Some(client.cookie)
     })?;
     let state = json(&agent, "/resilience/state")?;
-    let failing = state["destinations"].as_array().into_iter().flatten();
-    let failing: Vec<_> = failing.filter(|of| of["state"] == "failing").collect();
-    ensure!(
-        failing.len() == 1 && failing[0]["peer"] == pair.addr.to_string(),
-        "{state}"
-    );
+    let destinations = state["destinations"].as_array().into_iter().flatten();
+    // Other cases dial in vain, too.
+    let mut ours = destinations.filter(|of| of["peer"] == pair.addr.to_string());
+    ensure!(ours.any(|of| of["state"] == "failing"), "{state}");
     // Whoever serves has no destination.
     ensure!(
         updates(&agent, server.cookie).is_empty(),
