@@ -15,7 +15,7 @@ pub struct RequestsConfig {
     /// Whether requests are read.
     pub enabled: bool,
     /// Whether requests in encrypted connections are read too, where OpenSSL encrypts them: from what applications hand to its
-    /// shared library. Costs the application some microseconds a call.
+    /// shared library. Two traps of the processor a call: nginx under load served a fifth (docs/performance.md), so it is to be asked for.
     pub tls: bool,
     /// Most connections whose payload is read at a time, at least 1; beyond it, what was silent for longest is let go of.
     #[serde(deserialize_with = "at_least_one")]
@@ -45,7 +45,7 @@ impl Default for RequestsConfig {
     fn default() -> Self {
         RequestsConfig {
             enabled: true,
-            tls: true,
+            tls: false,
             max_connections: 65_536,
             max_bytes: 64 << 20,
             id_headers: vec!["x-request-id".to_owned()],

@@ -85,9 +85,15 @@ pub fn write_config(folder: &Path, settings: &Settings) -> Result<(PathBuf, Sock
     } else {
         "update_share = 1.0"
     };
+    // Off by default for its price; here it is to be seen beside everything else.
+    let requests = if settings.sections.contains("[requests]") {
+        ""
+    } else {
+        "[requests]\ntls = true"
+    };
     let text = format!(
         "[probe]\n{}\n[flow]\n{share}\n{}\n[api]\nlisten = \"{listen}\"\nsocket = \"{}\"\n{}\n\
-         [archive]\n{url}\nspool = \"{home}/spool\"\n{archive}\n{}\n",
+         [archive]\n{url}\nspool = \"{home}/spool\"\n{archive}\n{requests}\n{}\n",
         settings.probe,
         settings.flow,
         folder.join("api.sock").display(),
