@@ -222,8 +222,12 @@ fn decide(session: &mut Session, call: &Call, moved: u32, way: u32) -> bool {
         session.carries = HTTP;
         return true;
     }
-    if session.older == 0 || session.misses >= MISSES {
+    if session.older == 0 {
+        // Another protocol: the agent counts the connection as opaque.
         session.carries = OPAQUE;
+    } else if session.misses >= MISSES {
+        session.carries = OPAQUE;
+        count::one(PAYLOAD_GIVEN_UP);
     }
     session.misses += 1;
     false

@@ -225,16 +225,30 @@ impl Agent {
             looked = events.len();
             found
         })
-        .map_err(|error| {
-            let near: Vec<String> = self
-                .events()
-                .iter()
-                .rev()
-                .take(5)
-                .filter_map(|event| serde_json::to_string(&**event).ok())
-                .collect();
-            anyhow!("{error}; last events:\n{}", near.join("\n"))
-        })
+        .map_err(|error| anyhow!("{error}; {}", self.condition()))
+    }
+
+    /// What tells a loss from a delay, of an agent whose event did not come.
+    fn condition(&self) -> String {
+        let events = self.events();
+        let near: Vec<String> = events
+            .iter()
+            .rev()
+            .take(5)
+            .filter_map(|event| serde_json::to_string(&**event).ok())
+            .collect();
+        let probe = self
+            .probe()
+            .map_or_else(|error| format!("{error:#}"), |report| report.to_string());
+        let log = self.log();
+        let log: Vec<_> = log.lines().rev().take(10).collect();
+        format!(
+            "it is {:?}; {} events, the last of them:\n{}\nits report:\n{probe}\nits log, last line first:\n{}",
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH),
+            events.len(),
+            near.join("\n"),
+            log.join("\n")
+        )
     }
 
     /// Waits for the final event of a socket's connection, by its addresses and its cookie.

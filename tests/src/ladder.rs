@@ -82,6 +82,8 @@ fn doctor(methods: &Methods) -> Result<Value> {
     let output = Command::new(binary()?)
         .args(["doctor", "-o", "json"])
         .args(arguments(methods))
+        // The one fact that is off by default.
+        .env("NETPROBE_REQUESTS_TLS", "true")
         .output()
         .context("netprobe doctor does not start")?;
     // A required fact that is refused ends it with an error, after the report.

@@ -3,6 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Most failed tests that are tried again, each by itself: a machine whose processor others use, or that is emulated, starves
+/// one now and then. More than these and something is broken.
+const SECOND_TRIES: usize = 3;
+
 /// What one test came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -29,6 +33,8 @@ pub(crate) struct Report {
     summed: usize,
     /// Every name that reported.
     reported: BTreeSet<String>,
+    /// Failed once and passed when tried again by itself: no failure, but to be seen.
+    unsteady: Vec<String>,
     /// Failures that belong to no test: a crash, a hang, an exit code without a failed test.
     broken: Vec<String>,
     pending: Option<String>,
@@ -139,6 +145,25 @@ impl Report {
         self
     }
 
+    /// What is worth a second try: a few tests, where nothing else went wrong.
+    pub(crate) fn second_tries(&self) -> Vec<String> {
+        if self.broken.is_empty() && self.failed.len() <= SECOND_TRIES {
+            self.failed.clone()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Takes in the second try of the test called `name`, made by itself.
+    pub(crate) fn tried_again(&mut self, name: &str, second: &Report) {
+        if second.has_failures() || second.passed != 1 {
+            return;
+        }
+        self.failed.retain(|failed| failed != name);
+        self.unsteady.push(name.to_owned());
+        self.passed += 1;
+    }
+
     fn failures(&self) -> usize {
         self.failed.len() + self.broken.len()
     }
@@ -184,6 +209,12 @@ pub(crate) fn summary(reports: &[Report]) -> bool {
                 r.title,
                 why.as_deref().unwrap_or("no reason given")
             );
+        }
+    }
+    // Last, where they are seen.
+    for r in reports {
+        for name in &r.unsteady {
+            println!("unsteady: {}: {name}: failed, then passed by itself", r.title);
         }
         for name in r.failed.iter().chain(&r.broken) {
             println!("failed: {}: {name}", r.title);
@@ -246,6 +277,25 @@ mod tests {
             .finish(Some(&expected));
         assert_eq!(r.ignored["one"].as_deref(), Some("no nginx here"));
         assert_eq!(r.failed, ["two (ignored without a reason)"]);
+    }
+
+    #[test]
+    fn a_second_try_counts_if_it_passes() {
+        let mut r = read("test one ... ok\ntest two ... FAILED\ntest three ... FAILED\n");
+        assert_eq!(r.second_tries(), ["two", "three"]);
+        r.tried_again("two", &read("test two ... ok\n"));
+        r.tried_again("three", &read("test three ... FAILED\n"));
+        assert_eq!((r.passed, r.failures()), (2, 1));
+        assert_eq!(r.unsteady, ["two"]);
+    }
+
+    #[test]
+    fn many_failures_are_not_tried_again() {
+        let r = read("test a ... FAILED\ntest b ... FAILED\ntest c ... FAILED\ntest d ... FAILED\n");
+        assert_eq!(r.second_tries(), [""; 0]);
+        let mut r = read("test a ... FAILED\n");
+        r.broke("the machine stopped");
+        assert_eq!(r.second_tries(), [""; 0]);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! inside a call 6.3): what applications hand to the library and get from it.
 //!
 //! There the data is in clear, whatever the connection negotiated; the socket below it is encrypted. Not `SSL_set_fd`, which
-//! many applications do not call. A probe costs about a microsecond, some twelve where a function does not begin with a
-//! `push`, twice a call. One program serves all returns: what a call was is in the thread's mark.
+//! many applications do not call. Probes on functions that do not begin with a `push` are the dear ones (docs/performance.md has
+//! what all of them cost a server). One program serves all returns: what a call was is in the thread's mark.
 
 use aya_ebpf::{
     macros::{uprobe, uretprobe},

@@ -12,7 +12,7 @@ use netprobe_common::*;
 
 use super::{DNS_PORT, Direction, IPV6, OPAQUE, UDP, fit, key, load, load_into, talk};
 use crate::{
-    filter,
+    count, filter,
     kernel::{sock, task},
     values::knob,
 };
@@ -33,7 +33,13 @@ pub unsafe fn read(ctx: &SkBuffContext, sk: *mut bpf_sock, direction: Direction)
         return None;
     }
     let mut ip = [0u8; 20];
-    load(ctx, 0, &mut ip)?;
+    if load(ctx, 0, &mut ip).is_none() {
+        // Of another socket it is not known whether it is about names.
+        if connected {
+            count::one(PAYLOAD_UNREADABLE);
+        }
+        return None;
+    }
     let v6 = ip[0] >> 4 == IPV6;
     let at = if v6 {
         if u32::from(ip[6]) != UDP {

@@ -18,6 +18,39 @@ use crate::tools;
 const PORT: u16 = 20_631;
 const CONNECTIONS: &str = "16";
 
+/// How much is asked of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Load {
+    /// Each connection waits 16 ms between requests: some 1,000 a second.
+    Low,
+    /// 2 ms: some 6,000 a second.
+    Nominal,
+    /// As much as the machine gives.
+    Peak,
+}
+
+impl Load {
+    const ALL: [Load; 3] = [Load::Low, Load::Nominal, Load::Peak];
+
+    /// What wrk is told to do between requests.
+    const fn script(self) -> Option<&'static str> {
+        match self {
+            Load::Low => Some("function delay() return 16 end"),
+            Load::Nominal => Some("function delay() return 2 end"),
+            Load::Peak => None,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Load::Low => "low",
+            Load::Nominal => "nominal",
+            Load::Peak => "peak",
+        }
+    }
+}
+
 /// What runs beside nginx and wrk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,6 +65,7 @@ enum Variant {
 #[derive(Clone, Debug, Serialize)]
 struct Slice {
     scheme: &'static str,
+    load: Load,
     variant: Variant,
     requests_per_second: f64,
     median_us: f64,
@@ -129,7 +163,9 @@ pub fn requests(options: &Options) -> Result<Requests> {
         eprintln!("bench: requests, round {} of {}", round + 1, options.pairs);
         for variant in ORDERS[round as usize % ORDERS.len()] {
             for scheme in ["http", "https"] {
-                slices.push(slice(options, variant, scheme)?);
+                for load in Load::ALL {
+                    slices.push(slice(options, variant, scheme, load)?);
+                }
             }
         }
     }
@@ -139,11 +175,15 @@ pub fn requests(options: &Options) -> Result<Requests> {
     })
 }
 
-fn slice(options: &Options, variant: Variant, scheme: &'static str) -> Result<Slice> {
+fn slice(options: &Options, variant: Variant, scheme: &'static str, load: Load) -> Result<Slice> {
     let settings = quiet(options);
     let agent = match variant {
         Variant::Off => None,
-        Variant::On => Some(Agent::start(&settings)?),
+        Variant::On => Some(Agent::start(&Settings {
+            // Where it is not needed, nobody asks for it.
+            sections: format!("[requests]\ntls = {}", scheme == "https"),
+            ..settings
+        })?),
         Variant::Flows => Some(Agent::start(&Settings {
             sections: "[requests]\nenabled = false".to_owned(),
             ..settings
@@ -153,7 +193,22 @@ fn slice(options: &Options, variant: Variant, scheme: &'static str) -> Result<Sl
     let (before, cpu) = (nginx.lines()?, cpu_of(agent.as_ref())?);
     let length = format!("-d{}s", options.slice.as_secs().max(1));
     let url = format!("{scheme}://127.0.0.1:{PORT}/users/12345");
-    let said = tools::run("wrk", &["-t1", "-c", CONNECTIONS, &length, "--latency", &url])?;
+    let script = nginx.folder.path().join("load.lua");
+    std::fs::write(&script, load.script().unwrap_or_default())?;
+    let script = script.display().to_string();
+    let said = tools::run(
+        "wrk",
+        &[
+            "-t1",
+            "-c",
+            CONNECTIONS,
+            &length,
+            "-s",
+            &script,
+            "--latency",
+            &url,
+        ],
+    )?;
     let lines = nginx.lines()? - before;
     drop(nginx);
     if let Some(agent) = &agent {
@@ -173,6 +228,7 @@ fn slice(options: &Options, variant: Variant, scheme: &'static str) -> Result<Sl
     }
     Ok(Slice {
         scheme,
+        load,
         variant,
         requests_per_second: value(&said, "Requests/sec:")?,
         median_us: value(&said, "50%")?,
@@ -218,12 +274,14 @@ impl Requests {
     pub fn markdown(&self) -> String {
         let mut text = table(&self.machine);
         text.push_str(
-            "\n| nginx | beside | requests/s | ÷ off | median | ÷ off | 99 % | ÷ off | agent, a request |\n\
-             |---|---|---|---|---|---|---|---|---|\n",
+            "\n| nginx | load | beside | requests/s | ÷ off | median | ÷ off | 99 % | ÷ off | agent, a request |\n\
+             |---|---|---|---|---|---|---|---|---|---|\n",
         );
         for scheme in ["http", "https"] {
-            for variant in [Variant::Off, Variant::Flows, Variant::On] {
-                text.push_str(&self.row(scheme, variant));
+            for load in Load::ALL {
+                for variant in [Variant::Off, Variant::Flows, Variant::On] {
+                    text.push_str(&self.row(scheme, load, variant));
+                }
             }
         }
         text.push_str(
@@ -241,23 +299,23 @@ impl Requests {
         text
     }
 
-    fn of(&self, scheme: &str, variant: Variant, value: impl Fn(&Slice) -> f64) -> Vec<f64> {
-        let slices = self.slices.iter();
-        let wanted = slices.filter(|slice| slice.scheme == scheme && slice.variant == variant);
-        wanted.map(value).collect()
+    fn of(&self, scheme: &str, load: Load, variant: Variant, value: impl Fn(&Slice) -> f64) -> Vec<f64> {
+        let wanted =
+            |slice: &&Slice| slice.scheme == scheme && slice.load == load && slice.variant == variant;
+        self.slices.iter().filter(wanted).map(value).collect()
     }
 
-    fn row(&self, scheme: &str, variant: Variant) -> String {
+    fn row(&self, scheme: &str, load: Load, variant: Variant) -> String {
         let beside = match variant {
             Variant::Off => "nothing",
             Variant::Flows => "agent, requests off",
             Variant::On => "agent",
         };
-        let mut row = format!("| {scheme} | {beside} |");
+        let mut row = format!("| {scheme} | {} | {beside} |", load.name());
         let mut figure = |unit: &str, value: &dyn Fn(&Slice) -> f64| {
             let (here, off) = (
-                self.of(scheme, variant, value),
-                self.of(scheme, Variant::Off, value),
+                self.of(scheme, load, variant, value),
+                self.of(scheme, load, Variant::Off, value),
             );
             let ratios: Vec<f64> = here.iter().zip(&off).map(|(here, off)| here / off).collect();
             let Interval { middle, low, high } = stats::bootstrap(&ratios);
@@ -269,7 +327,7 @@ impl Requests {
         figure("", &|slice| slice.requests_per_second);
         figure(" µs", &|slice| slice.median_us);
         figure(" µs", &|slice| slice.p99_us);
-        let agent = self.of(scheme, variant, |slice| slice.agent_us.unwrap_or(0.0));
+        let agent = self.of(scheme, load, variant, |slice| slice.agent_us.unwrap_or(0.0));
         row.push_str(&format!(" {:.1} µs |\n", stats::median(&agent)));
         row
     }

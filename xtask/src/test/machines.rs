@@ -13,7 +13,7 @@ use crate::packages::{self, Need};
 use crate::report::Report;
 use crate::sh::say;
 use crate::vm::record::Record;
-use crate::vm::{self, End, Job, kernels, matrix};
+use crate::vm::{self, End, Job, Outcome, kernels, matrix};
 
 /// The truth tests on other kernels, on all unless some are `wanted`; as many machines at once as there are processors;
 /// then one table. `save`: keep what was measured.
@@ -158,7 +158,39 @@ impl Run {
         }
     }
 
+    /// All of it, and what failed once more by itself.
     fn boot(&self, programs: &Programs, label: bool, silence: Duration) -> Result<Done> {
+        let own: Vec<_> = self.filter.iter().map(String::as_str).collect();
+        let (report, outcome) = self.once(programs, &own, label, silence)?;
+        let mut report = match outcome.end {
+            End::Verdict(code) => close(report, code == 0, Some(&self.expected)),
+            other => {
+                let mut report = report;
+                report.broke(other.to_string());
+                report.finish(Some(&self.expected))
+            }
+        };
+        for name in report.second_tries() {
+            say!("{}: {name} failed: once more, by itself", self.title());
+            let (second, _) = self.once(programs, &["--exact", &name], label, silence)?;
+            report.tried_again(&name, &second);
+        }
+        Ok(Done {
+            report,
+            console: outcome.console,
+            booted: outcome.booted,
+            took: outcome.took,
+        })
+    }
+
+    /// One machine from its start to its end.
+    fn once(
+        &self,
+        programs: &Programs,
+        arguments: &[&str],
+        label: bool,
+        silence: Duration,
+    ) -> Result<(Report, Outcome)> {
         let guest = "/bin/truth".to_owned();
         let name = match self.machine.name.as_str() {
             kernels::PLAIN => self.kernel.name.clone(),
@@ -166,7 +198,7 @@ impl Run {
         };
         let job = Job {
             argv: std::iter::once(guest.clone())
-                .chain(self.filter.clone())
+                .chain(arguments.iter().map(|&argument| argument.to_owned()))
                 .collect(),
             programs: vec![
                 vm::netprobe(programs.agent.clone()),
@@ -190,19 +222,7 @@ impl Run {
             outcome.took.as_secs_f64(),
             outcome.booted.unwrap_or_default().as_secs_f64()
         );
-        let report = match outcome.end {
-            End::Verdict(code) => close(report, code == 0, Some(&self.expected)),
-            other => {
-                report.broke(other.to_string());
-                report.finish(Some(&self.expected))
-            }
-        };
-        Ok(Done {
-            report,
-            console: outcome.console,
-            booted: outcome.booted,
-            took: outcome.took,
-        })
+        Ok((report, outcome))
     }
 }
 
