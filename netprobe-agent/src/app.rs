@@ -22,8 +22,10 @@ use crate::{
         clock::WallClock,
         conntrack,
         events::Maker,
+        payload::Sampling,
         pipeline::{Pipeline, Source},
         report::Reporter,
+        share::Share,
         state::State,
         udp::UdpMap,
     },
@@ -256,10 +258,13 @@ fn pipeline(
     };
     let mut state = State::new(&config.flow, maker, fanout, metrics);
     if probe.method(REQUESTS).is_some() {
-        state.read_requests(Box::new(Requests::new(
-            &config.requests,
-            probe.method(TLS).is_some(),
-        )));
+        let sampling = Sampling {
+            share: Share::new(config.requests.share),
+            slow_ms: config.requests.slow_after.0.as_secs_f64() * 1e3,
+            shed: false,
+        };
+        let reader = Requests::new(&config.requests, probe.method(TLS).is_some());
+        state.read_requests(Box::new(reader), sampling);
     }
     let mut reporter = Reporter::new(kernel, &probe, config.probe.statistics);
     reporter.notices.extend(accounting_notice());

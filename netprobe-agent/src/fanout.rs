@@ -55,6 +55,11 @@ pub trait Sink: Send {
     /// Takes an event. Never blocks.
     fn consume(&mut self, event: &Arc<Event>) -> Outcome;
 
+    /// Takes an event that is left out for `reason`. Only what counts all of them does something else.
+    fn leave_out(&mut self, _event: &Arc<Event>, reason: &'static str) -> Outcome {
+        Outcome::Suppressed(reason)
+    }
+
     /// Whether an event offered now would be taken.
     fn has_room(&self) -> bool {
         true
@@ -166,7 +171,12 @@ impl Fanout {
         if self.pending {
             self.tell_gaps(false);
         }
-        self.offer(event)
+        self.offer(event, None)
+    }
+
+    /// The same for one that is to be counted, but not told, for this reason.
+    pub fn leave_out(&mut self, event: Event, reason: &'static str) -> Arc<Event> {
+        self.offer(event, Some(reason))
     }
 
     /// Looks for late losses and emits the gaps that have room. To be called every now and then.
@@ -220,7 +230,7 @@ impl Fanout {
         if open.is_empty() { Ok(()) } else { Err(open) }
     }
 
-    fn offer(&mut self, mut event: Event) -> Arc<Event> {
+    fn offer(&mut self, mut event: Event, left_out: Option<&'static str>) -> Arc<Event> {
         let seq = self.next_seq;
         self.next_seq += 1;
         event.seq = Some(seq);
@@ -234,7 +244,11 @@ impl Fanout {
         let event = Arc::new(event);
         for slot in &mut self.slots {
             slot.offered += 1;
-            match slot.sink.consume(&event) {
+            let outcome = match left_out {
+                None => slot.sink.consume(&event),
+                Some(reason) => slot.sink.leave_out(&event, reason),
+            };
+            match outcome {
                 Outcome::Delivered => slot.delivered += 1,
                 Outcome::Queued => slot.queued += 1,
                 Outcome::Suppressed(reason) => *slot.suppressed.entry(reason).or_default() += 1,
@@ -276,7 +290,7 @@ impl Fanout {
         }
         for gap in gaps {
             let gap = Event::gap(&self.origin, gap);
-            self.offer(gap);
+            self.offer(gap, None);
         }
         self.pending = self.slots.iter().any(|slot| !slot.pending.is_empty());
     }

@@ -22,6 +22,7 @@ pub mod payload;
 pub mod pipeline;
 pub mod process;
 pub mod report;
+pub mod share;
 pub mod sockets;
 pub mod state;
 pub mod survey;

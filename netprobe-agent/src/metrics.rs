@@ -76,9 +76,14 @@ impl Metrics {
         })
     }
 
-    /// Counts what a final flow event says once and for all.
+    /// Counts what a final event of a flow, or that of a request, says once and for all.
     pub fn consume(&self, event: &Event) {
-        self.series().consume(event, now_ms());
+        self.series().consume(event, true, now_ms());
+    }
+
+    /// The same of an event that is not told: no exemplar leads to it.
+    pub fn count(&self, event: &Event) {
+        self.series().consume(event, false, now_ms());
     }
 
     /// The page of a scrape. Without a report only what is counted here is on it.
@@ -169,6 +174,11 @@ impl Sink for MetricsSink {
 
     fn consume(&mut self, event: &Arc<Event>) -> Outcome {
         self.0.consume(event);
+        Outcome::Delivered
+    }
+
+    fn leave_out(&mut self, event: &Arc<Event>, _reason: &'static str) -> Outcome {
+        self.0.count(event);
         Outcome::Delivered
     }
 }

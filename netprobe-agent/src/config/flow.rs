@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::value::{Period, at_least_one};
+use super::value::{Period, at_least_one, share};
 
 /// The flow table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -21,7 +21,7 @@ pub struct FlowConfig {
     pub update_every: Period,
     /// Share of live flows whose `update` events are told, 0 to 1: they are detail, of severity debug. Those of a
     /// connection to a destination that is `failing` are all told.
-    #[serde(deserialize_with = "update_share")]
+    #[serde(deserialize_with = "share")]
     pub update_share: f64,
     /// Time between two comparisons of the table with the kernel's list of sockets: 1s to 1d.
     #[schema(value_type = String)]
@@ -56,17 +56,6 @@ fn open_after<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Perio
 
 fn update_every<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
     Period::between(deserializer, Period::millis(100), Period::seconds(86_400))
-}
-
-fn update_share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    let share = f64::deserialize(deserializer)?;
-    if (0.0..=1.0).contains(&share) {
-        Ok(share)
-    } else {
-        Err(serde::de::Error::custom(format_args!(
-            "a share is 0 to 1, not {share}"
-        )))
-    }
 }
 
 fn reconcile_every<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {

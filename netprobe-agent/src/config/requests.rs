@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     route::RoutePattern,
-    value::{Period, at_least_one},
+    value::{Period, at_least_one, share},
 };
 
 /// Requests inside connections. Of what is read, only method, route template, status, times, sizes, trace context and
@@ -17,6 +17,14 @@ pub struct RequestsConfig {
     /// Whether requests in encrypted connections are read too, where OpenSSL encrypts them: from what applications hand to its
     /// shared library. Two traps of the processor a call: nginx under load served a fifth (docs/performance.md), so it is to be asked for.
     pub tls: bool,
+    /// Share of the requests that went well, and were not slow, of which an event is told, 0 to 1. Metrics count all; of the others,
+    /// and of those to a destination that is `failing`, each is told. The budget may make it a tenth (`probe.cpu_budget`).
+    #[serde(deserialize_with = "share")]
+    pub share: f64,
+    /// What a slow request takes, 1ms to 1h.
+    #[schema(value_type = String)]
+    #[serde(deserialize_with = "slow_after")]
+    pub slow_after: Period,
     /// Most connections whose payload is read at a time, at least 1; beyond it, what was silent for longest is let go of.
     #[serde(deserialize_with = "at_least_one")]
     pub max_connections: usize,
@@ -46,6 +54,8 @@ impl Default for RequestsConfig {
         RequestsConfig {
             enabled: true,
             tls: false,
+            share: 1.0,
+            slow_after: Period::seconds(1),
             max_connections: 65_536,
             max_bytes: 64 << 20,
             id_headers: vec!["x-request-id".to_owned()],
@@ -54,6 +64,10 @@ impl Default for RequestsConfig {
             max_routes: 100,
         }
     }
+}
+
+fn slow_after<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
+    Period::between(deserializer, Period::millis(1), Period::seconds(3_600))
 }
 
 fn dns_timeout<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {

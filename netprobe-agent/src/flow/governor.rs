@@ -9,8 +9,12 @@ use std::{collections::VecDeque, time::Duration};
 use crate::probe_report::GovernorReport;
 
 /// What is shed, in this order: each step keeps those before it.
-pub const STEPS: [(&str, &str); 4] = [
+pub const STEPS: [(&str, &str); 5] = [
     ("updates", "no `update` events of live flows"),
+    (
+        "requests",
+        "of requests that went well, and were not slow, one in ten",
+    ),
     ("opens", "no `open` events either"),
     (
         "samples",
@@ -130,7 +134,10 @@ mod tests {
         let steps = run(&mut governor, &mut clock, 100, 0.46);
         assert_eq!(steps.len(), STEPS.len(), "{steps:?}");
         assert!(steps.is_sorted_by(|a, b| b - a >= 10), "{steps:?}");
-        assert_eq!(governor.report().shed, ["updates", "opens", "samples", "windows"]);
+        assert_eq!(
+            governor.report().shed,
+            ["updates", "requests", "opens", "samples", "windows"]
+        );
         // Between the two marks nothing changes.
         assert!(run(&mut governor, &mut clock, 100, 0.35).is_empty());
         let steps = run(&mut governor, &mut clock, 300, 0.2);

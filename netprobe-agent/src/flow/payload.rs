@@ -5,8 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use netprobe_common::{DatagramRecord, PayloadRecord, UdpKey};
 
-use super::{delta::Observer, events::Maker, live::Live, udp::UdpLive};
-use crate::{event::Event, fanout::Fanout, kernel::libssl::Library};
+use super::{delta::Observer, events::Maker, live::Live, share::Share, udp::UdpLive};
+use crate::{
+    event::{Event, FlowRole, Severity, TraceOrigin},
+    fanout::Fanout,
+    kernel::libssl::Library,
+};
 
 /// Reads requests from the payload of connections.
 pub trait Reader: Send {
@@ -50,8 +54,52 @@ pub struct Flows<'a> {
     pub observer: &'a dyn Observer,
     /// Makes events.
     pub maker: &'a Maker,
-    /// Takes them.
+    /// Which of them are told.
+    pub sampling: Sampling,
+    /// Takes events.
     pub fanout: &'a mut Fanout,
+}
+
+/// Which events of requests are told.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampling {
+    /// Of those that went well and were not slow.
+    pub share: Share,
+    /// What a slow one takes, milliseconds.
+    pub slow_ms: f64,
+    /// Whether the budget wants fewer.
+    pub shed: bool,
+}
+
+impl Sampling {
+    /// What is told when all are.
+    pub fn all() -> Sampling {
+        Sampling {
+            share: Share::new(1.0),
+            slow_ms: 0.0,
+            shed: false,
+        }
+    }
+
+    /// Why this one is not told, unless its destination fails. Of a trace that others know too all or none: each agent on its
+    /// way decides alike.
+    fn left_out(&self, event: &Event) -> Option<&'static str> {
+        const SHED_TO: f64 = 0.1;
+        if event.severity != Severity::Info || event.elapsed_ms.is_none_or(|took| took >= self.slow_ms) {
+            return None;
+        }
+        let number = match event.trace_origin {
+            TraceOrigin::Propagated => u128::from_be_bytes(event.trace_id.0) as u64,
+            TraceOrigin::Generated => u64::from_be_bytes(event.span_id.0),
+        };
+        if !self.share.has(number) {
+            Some("share")
+        } else if self.shed && !Share::new(SHED_TO).has(number) {
+            Some("budget")
+        } else {
+            None
+        }
+    }
 }
 
 impl Flows<'_> {
@@ -62,8 +110,85 @@ impl Flows<'_> {
             .or_else(|| self.table.get(&cookie).map(|live| &**live))
     }
 
-    /// Emits an event.
+    /// Emits the event of a request, or leaves it out: then it is counted only.
     pub fn emit(&mut self, event: Event) {
-        self.fanout.emit(event);
+        let left_out = self
+            .sampling
+            .left_out(&event)
+            .filter(|_| !self.is_incident(&event));
+        match left_out {
+            Some(reason) => self.fanout.leave_out(event, reason),
+            None => self.fanout.emit(event),
+        };
+    }
+
+    /// Whether it went to a destination that fails.
+    fn is_incident(&self, event: &Event) -> bool {
+        let peer = event.peer_ip.zip(event.peer_port);
+        event.role == Some(FlowRole::Client) && self.observer.is_incident(event.service.as_deref(), peer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::fixture;
+
+    fn sampling(share: f64, shed: bool) -> Sampling {
+        Sampling {
+            share: Share::new(share),
+            slow_ms: 1_000.0,
+            shed,
+        }
+    }
+
+    fn good() -> Event {
+        Event {
+            severity: Severity::Info,
+            elapsed_ms: Some(12.0),
+            ..fixture::request()
+        }
+    }
+
+    #[test]
+    fn what_went_well_is_told_by_its_share() {
+        assert_eq!(sampling(1.0, false).left_out(&good()), None);
+        assert_eq!(sampling(0.0, true).left_out(&good()), Some("share"));
+        let bad = Event {
+            severity: Severity::Warning,
+            ..good()
+        };
+        let slow = Event {
+            elapsed_ms: Some(1_000.0),
+            ..good()
+        };
+        let unknown = Event {
+            elapsed_ms: None,
+            ..good()
+        };
+        for event in [bad, slow, unknown] {
+            assert_eq!(sampling(0.0, true).left_out(&event), None);
+        }
+    }
+
+    #[test]
+    fn the_budget_leaves_one_in_ten_and_whole_traces() {
+        let sampling = sampling(1.0, true);
+        let mut told = 0;
+        for n in 0_u64..10_000 {
+            let mut event = Event {
+                trace_origin: TraceOrigin::Generated,
+                ..good()
+            };
+            event.span_id.0 = n.to_be_bytes();
+            told += usize::from(sampling.left_out(&event).is_none());
+            // Two spans of one trace.
+            event.trace_origin = TraceOrigin::Propagated;
+            event.trace_id.0[8..].copy_from_slice(&n.to_be_bytes());
+            let one = sampling.left_out(&event);
+            event.span_id.0 = [7; 8];
+            assert_eq!(one, sampling.left_out(&event));
+        }
+        assert!((900..1_100).contains(&told), "{told}");
     }
 }

@@ -17,7 +17,7 @@ use std::{
 
 use netprobe_common::AcceptRecord;
 
-use detail::{Share, Tells};
+use detail::Tells;
 
 use super::{
     delta::Observer,
@@ -28,8 +28,9 @@ use super::{
     live::Live,
     losses::Losses,
     nat::NatTable,
-    payload::Reader,
+    payload::{Reader, Sampling},
     process::ProcessCache,
+    share::Share,
     takeover::Takeover,
     timers::{Due, Timers},
     udp::{self, UdpTable},
@@ -105,6 +106,8 @@ pub struct State {
     ended: Ended,
     /// While older connections are being listed.
     takeover: Option<Takeover>,
+    /// Which requests are told.
+    sampling: Sampling,
     /// Steps the governor has taken, see [`STEPS`].
     shed: usize,
     /// Flows whose updates are told without a reason.
@@ -133,6 +136,7 @@ impl State {
             accepts_given_up_ns: 0,
             ended: Ended::default(),
             takeover: None,
+            sampling: Sampling::all(),
             shed: 0,
             share: Share::new(config.update_share),
             config: config.clone(),

@@ -57,9 +57,9 @@ impl Series {
     }
 
     /// Counts what a final flow event says once and for all.
-    pub(super) fn consume(&mut self, event: &Event, now_ms: u64) {
+    pub(super) fn consume(&mut self, event: &Event, told: bool, now_ms: u64) {
         if let Some(request) = &event.request {
-            self.count_request(event, request, now_ms);
+            self.count_request(event, request, told, now_ms);
             return;
         }
         let Some(flow) = event.flow.as_ref().filter(|flow| flow.state.is_final()) else {

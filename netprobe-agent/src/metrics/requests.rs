@@ -23,8 +23,8 @@ pub(super) struct OfRoute {
 pub(super) type Routes = BTreeMap<(usize, Arc<str>), OfRoute>;
 
 impl Series {
-    /// Counts a request.
-    pub(super) fn count_request(&mut self, event: &Event, request: &Request, now_ms: u64) {
+    /// Counts a request. `told`: its event is, so an exemplar may lead to it.
+    pub(super) fn count_request(&mut self, event: &Event, request: &Request, told: bool, now_ms: u64) {
         let Some(role @ (FlowRole::Client | FlowRole::Server)) = event.role else {
             return;
         };
@@ -62,7 +62,7 @@ impl Series {
             return;
         };
         of.durations
-            .observe(ns, now_ms, || detail.then_some(event.trace_id));
+            .observe(ns, now_ms, || (detail && told).then_some(event.trace_id));
         if detail {
             let recent = pair.recent[side(role)].get_or_insert_default();
             recent.request.record(now_ms, ns);

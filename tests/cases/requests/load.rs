@@ -6,7 +6,8 @@ use netprobe_tests::event::Event;
 use netprobe_tests::lab::{self, addr};
 use netprobe_tests::wait_for;
 
-use super::web::{Web, of};
+use super::web::{Web, of, requests};
+use crate::cases::metrics::Page;
 use crate::cases::{Case, Need};
 
 const TOOLS: &[Need] = &[
@@ -21,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("requests_of_wrk_equal_nginx_log", || wrk("http", 20_621))
         .needs(TOOLS)
         .alone(),
+    Case::new("requests_of_a_share_are_told_and_all_counted", share).needs(super::WEB),
     Case::new("requests_of_wrk_in_tls_equal_nginx_log", || wrk("https", 20_622))
         .needs(TOOLS)
         .alone(),
@@ -80,6 +82,55 @@ fn wrk(scheme: &str, port: u16) -> Result<()> {
     ensure!(
         server <= client && client <= median + 0.1,
         "medians: server {server} ms, client {client} ms, wrk {median} ms"
+    );
+    Ok(())
+}
+
+/// Of requests that go well none is told here, of others each; metrics have all of them.
+fn share() -> Result<()> {
+    const PORT: u16 = 20_623;
+    let lab = lab::gateway()?;
+    let agent = Agent::start(&Settings {
+        probe: format!("ports_only = [{PORT}]"),
+        sections: "[requests]\nshare = 0.0\nslow_after = \"300ms\"".to_owned(),
+        ..Settings::default()
+    })?;
+    let web = Web::start(&lab, "cli", addr("127.0.0.1", PORT))?;
+    let url = |path: &str| format!("http://{}{path}", web.at);
+    let fine: Vec<String> = (0..30).map(|n| url(&format!("/users/{n}"))).collect();
+    for arguments in [
+        fine.iter().map(String::as_str).collect(),
+        vec!["--output", "/dev/null", &url("/missing")],
+        vec!["--output", "/dev/null", &url("/slow")],
+    ] {
+        let arguments = ["-sS"].into_iter().chain(arguments).collect::<Vec<_>>();
+        lab.run("cli", "curl", &arguments)?;
+    }
+    let lines = web.log(32)?.len() as f64;
+    let counted = |role: &str| {
+        let page = Page::scrape(&agent).ok()?;
+        page.sum("netprobe_requests_total", &[("role", role)])
+    };
+    wait_for("metrics to count all at either side", PATIENCE, || {
+        (counted("client") == Some(lines) && counted("server") == Some(lines)).then_some(())
+    })?;
+    agent.ledger_at_rest(PATIENCE)?;
+    let netns = lab.inode("cli")?;
+    let clients = requests(&agent, "client", netns, |_| true);
+    let told: Vec<_> = clients.iter().map(|event| of(event, "route").as_str()).collect();
+    ensure!(told == [Some("/missing"), Some("/slow")], "told: {told:?}");
+    let probe = agent.probe()?;
+    let sinks = probe["ledger"]["sinks"].as_array().context("no sinks")?;
+    let left_out = |name: &str| {
+        let mut sinks = sinks.iter();
+        sinks
+            .find(|sink| sink["sink"] == name)
+            .map(|sink| &sink["suppressed"]["share"])
+    };
+    let output = left_out("output").and_then(serde_json::Value::as_u64);
+    ensure!(
+        matches!(output, Some(60)) && left_out("metrics") == Some(&serde_json::Value::Null),
+        "left out: {sinks:?}"
     );
     Ok(())
 }

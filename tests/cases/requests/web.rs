@@ -81,6 +81,7 @@ impl Web {
                  location /users {{ return 200 'user'; }}
                  location /none {{ return 204; }}
                  location /broken {{ return 503; }}
+                 location /slow {{ limit_rate 4000000; alias {place}/file; }}
                  location /post {{
                    proxy_pass {scheme}://{at}/ok; proxy_pass_request_body off; proxy_set_header Content-Length '';
                  }}

@@ -4,31 +4,11 @@
 //! the flows: of a flow either all or none, so that who reads them sees whole lives.
 
 use super::{
-    super::{delta::Observer, live::Live},
+    super::{delta::Observer, live::Live, share::Share},
     StageCounters,
     observe::delta_of,
 };
 use crate::event::{FlowRole, FlowState};
-
-/// A share of all flows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Share(u64);
-
-impl Share {
-    const BITS: u32 = 53;
-
-    pub(super) fn new(share: f64) -> Share {
-        Share((share * (1_u64 << Share::BITS) as f64) as u64)
-    }
-
-    /// Whether a flow is among them. Numbers of flows follow each other, so they are mixed first (SplitMix64).
-    const fn has(self, flow: u64) -> bool {
-        let mut x = flow.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) >> (u64::BITS - Share::BITS) < self.0
-    }
-}
 
 /// Why nothing is told of a live flow that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,14 +62,6 @@ pub(super) fn is_incident(observer: &dyn Observer, live: &Live) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_share_of_the_flows_is_told() {
-        let told = |share| (0..100_000).filter(|flow| Share::new(share).has(*flow)).count();
-        assert_eq!((told(0.0), told(1.0)), (0, 100_000));
-        let tenth = told(0.1);
-        assert!((9_700..10_300).contains(&tenth), "{tenth}");
-    }
 
     #[test]
     fn all_is_told_in_an_incident_unless_it_is_shed() {

@@ -3,7 +3,7 @@
 use super::{
     super::{
         live::Live,
-        payload::{Flows, Reader},
+        payload::{Flows, Reader, Sampling},
     },
     State,
 };
@@ -11,8 +11,9 @@ use crate::kernel::libssl::Library;
 
 impl State {
     /// Has a reader look at what connections carry.
-    pub fn read_requests(&mut self, reader: Box<dyn Reader>) {
+    pub fn read_requests(&mut self, reader: Box<dyn Reader>, sampling: Sampling) {
         self.reader = Some(reader);
+        self.sampling = sampling;
     }
 
     /// The reader of requests, if there is one.
@@ -33,6 +34,10 @@ impl State {
         ending: Option<&Live>,
         work: impl FnOnce(&mut dyn Reader, &mut Flows<'_>),
     ) {
+        let sampling = Sampling {
+            shed: self.sheds("requests"),
+            ..self.sampling
+        };
         let State {
             reader: Some(reader),
             table,
@@ -51,6 +56,7 @@ impl State {
             ending,
             observer: &**observer,
             maker,
+            sampling,
             fanout,
         };
         work(&mut **reader, &mut flows);
