@@ -10,6 +10,7 @@ mod listen;
 mod openapi;
 mod operate;
 mod problem;
+mod reports;
 mod routes;
 mod service;
 mod sessions;
@@ -29,7 +30,7 @@ use tokio::sync::watch;
 
 pub use dto::{
     API_VERSION, ArchiveAnswer, EventsAnswer, FlowsAnswer, Health, HealthCheck, NetworkAnswer, ProbeAnswer,
-    ResilienceAnswer, Saturation, Table, Target,
+    ResilienceAnswer, Saturation, SlaAnswer, Table, Target,
 };
 pub use listen::{Control, Listeners};
 pub use openapi::text as contract;

@@ -9,6 +9,7 @@ mod filters;
 mod flows;
 mod observe;
 mod output;
+mod report;
 mod token;
 mod top;
 
@@ -93,6 +94,13 @@ Examples:
     /// The history: list, query, verify and restore it
     #[command(subcommand)]
     Archive(archive::ArchiveCommand),
+    /// Uptime and 95th percentiles per destination and period, out of the archive
+    #[command(after_help = "\
+Examples:
+  netprobe sla --since 2026-11-01T00:00:00Z --until 2026-12-01T00:00:00Z --period 24h
+  netprobe sla --since 24h --until 0s --to-port 5432 -o json | jq '.destinations[] | .outages'
+  netprobe sla --url s3://bucket/prefix --since 2026-11-21T09:00:00Z --until 2026-11-21T11:00:00Z --by-host")]
+    Sla(report::SlaArgs),
     /// Check the configuration, or show what is in force
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -234,6 +242,7 @@ fn dispatch(command: Command) -> Result<(), AgentError> {
         Command::Flows(args) => flows::flows(&args),
         Command::Top(args) => top::top(&args),
         Command::Archive(command) => archive::archive(&command),
+        Command::Sla(args) => report::sla(&args),
         Command::Config(command) => config::config(&command),
         Command::Token(command) => token::token(&command),
         Command::Openapi => print(crate::api::contract().as_bytes()),

@@ -11,6 +11,7 @@ pub mod event;
 pub mod fanout;
 pub mod filter;
 pub mod flow;
+pub mod history;
 pub mod kernel;
 pub mod logging;
 pub mod metrics;

@@ -9,6 +9,7 @@ mod family;
 mod faults;
 mod filters;
 mod generator;
+mod history;
 mod ladder;
 mod machine;
 mod metrics;
@@ -100,6 +101,7 @@ pub(crate) fn all() -> Vec<Case> {
         connect::CASES,
         close::CASES,
         archive::CASES,
+        history::CASES,
         bytes::CASES,
         family::CASES,
         nat::CASES,

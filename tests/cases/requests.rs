@@ -4,7 +4,7 @@ pub(crate) mod dns;
 pub(crate) mod faults;
 pub(crate) mod load;
 pub(crate) mod tls;
-mod web;
+pub(super) mod web;
 
 use std::sync::Arc;
 

@@ -35,6 +35,8 @@ const PLACES: &[(&str, u32)] = &[
     ("kafka", SINK),
     ("export", SINK),
     ("output", SINK),
+    // Reports on what the archive has.
+    ("history", 25),
     // What people reach.
     ("api", 30),
     // The one place that wires stages, and the commands that start it.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{Event, Nanos},
+    history::sla,
     metrics::{Destination, PairReport},
     probe_report::{AcceptQueueReport, ArchiveReport, GovernorReport, LimitReport, ProbeReport},
 };
@@ -75,6 +76,16 @@ pub struct ArchiveAnswer {
     pub next_cursor: Option<String>,
     /// Segments that could not be read to their end, and why.
     pub damaged: Vec<String>,
+}
+
+/// Answer of `/api/v1/sla`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SlaAnswer {
+    /// Version of the API.
+    pub api_version: String,
+    /// The report.
+    #[serde(flatten)]
+    pub report: sla::Report,
 }
 
 /// Answer of `/api/v1/probe`.

@@ -125,6 +125,17 @@ impl IntoParams for ArchiveParameters {
     }
 }
 
+/// Query parameters of a report: filters, a time that has to be said, and others.
+pub(super) fn report(others: &[(&str, &str)]) -> Vec<Parameter> {
+    let mut parameters = filters();
+    parameters.extend(times().map(|mut time| {
+        time.required = Required::True;
+        time
+    }));
+    parameters.extend(others.iter().map(|(name, text)| query(name, text, string())));
+    parameters
+}
+
 fn times() -> [Parameter; 2] {
     [("since", "not before this time"), ("until", "before this time")]
         .map(|(name, text)| query(name, text, string().format(Some(date_time()))))

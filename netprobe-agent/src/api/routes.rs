@@ -25,6 +25,7 @@ use super::{
     openapi::{ArchiveParameters, EventParameters, FlowParameters},
     operate,
     problem::{Problem, Problems},
+    reports,
     service::{Listing, Service, ServiceError},
     stream::{self, Streaming},
 };
@@ -72,6 +73,7 @@ pub(super) fn paths() -> OpenApiRouter<App> {
         .routes(routes!(flows))
         .routes(routes!(events))
         .routes(routes!(archive))
+        .routes(routes!(reports::sla))
         .routes(routes!(probe))
         .routes(routes!(stream::stream))
         .routes(routes!(operate::log, operate::set_log))
@@ -238,7 +240,7 @@ async fn not_allowed(method: Method, uri: Uri) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
 }
 
-fn answer(result: Result<impl serde::Serialize, ServiceError>) -> Response {
+pub(super) fn answer(result: Result<impl serde::Serialize, ServiceError>) -> Response {
     match result {
         Ok(answer) => Json(answer).into_response(),
         Err(error) => error.into_response(),
@@ -256,7 +258,7 @@ impl IntoResponse for ServiceError {
 }
 
 /// Query parameters of a listing: those of the filter grammar and those in `others`.
-fn listing(query: Option<&str>, others: &[&str]) -> Result<Listing, ServiceError> {
+pub(super) fn listing(query: Option<&str>, others: &[&str]) -> Result<Listing, ServiceError> {
     let mut listing = Listing {
         limit: DEFAULT_LIMIT,
         ..Listing::default()

@@ -226,9 +226,7 @@ impl Service {
 
     /// The history, from the archive itself.
     pub(super) async fn archive(&self, listing: &Listing) -> Result<ArchiveAnswer, ServiceError> {
-        let archive = self.archive.as_ref().ok_or_else(|| {
-            ServiceError::BadRequest("nothing is archived: `archive.enabled` is false".to_owned())
-        })?;
+        let store = self.history()?;
         let after = match &listing.cursor {
             None => None,
             Some(cursor) => Some(Cursor::parse(cursor).ok_or_else(|| bad_cursor(cursor))?),
@@ -244,9 +242,6 @@ impl Service {
             limit: listing.limit,
             patience: LISTING_TIME,
         };
-        let store = archive
-            .store()
-            .map_err(|error| ServiceError::Archive(error.to_string()))?;
         let page = page::page(&store, &question)
             .await
             .map_err(|error| ServiceError::Archive(error.to_string()))?;

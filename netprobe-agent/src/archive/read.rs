@@ -39,7 +39,7 @@ impl Span {
     }
 
     /// Whether part of the time between two moments, both included, is in it.
-    fn meets(&self, from: Nanos, to: Nanos) -> bool {
+    pub fn meets(&self, from: Nanos, to: Nanos) -> bool {
         self.since.is_none_or(|since| to >= since) && self.until.is_none_or(|until| from < until)
     }
 

@@ -49,7 +49,7 @@ Example:
 
 /// Which archive, and which time.
 #[derive(Debug, Args)]
-struct Place {
+pub(super) struct Place {
     #[command(flatten)]
     config: ConfigArgs,
     /// The archive [default: archive.url of the configuration]
@@ -91,7 +91,7 @@ pub(super) fn events(
     wait(query::events(&place, filter, each))
 }
 
-fn wait(work: impl Future<Output = Result<(), AgentError>>) -> Result<(), AgentError> {
+pub(super) fn wait(work: impl Future<Output = Result<(), AgentError>>) -> Result<(), AgentError> {
     // Requests overlap, and decompression is quick: one thread.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -106,15 +106,15 @@ fn wait(work: impl Future<Output = Result<(), AgentError>>) -> Result<(), AgentE
 }
 
 /// An archive that is opened, and its name for messages.
-struct Opened {
+pub(super) struct Opened {
     config: Config,
-    store: Store,
+    pub(super) store: Store,
     url: String,
-    span: Span,
+    pub(super) span: Span,
 }
 
 impl Place {
-    fn open(&self) -> Result<Opened, AgentError> {
+    pub(super) fn open(&self) -> Result<Opened, AgentError> {
         let config = self.config.load()?.config;
         let url = self.url.clone().unwrap_or_else(|| config.archive.url.clone());
         Ok(Opened {
@@ -130,7 +130,7 @@ impl Place {
 }
 
 impl Opened {
-    fn unreadable(&self, error: &StoreError) -> AgentError {
+    pub(super) fn unreadable(&self, error: &StoreError) -> AgentError {
         AgentError::other(
             format!("the archive {} cannot be read: {error}", self.url),
             "look at `archive.url`, `archive.endpoint` and the credentials, or name another with --url",
@@ -148,7 +148,7 @@ impl Opened {
     }
 }
 
-fn damaged(bad: u64) -> Result<(), AgentError> {
+pub(super) fn damaged(bad: u64) -> Result<(), AgentError> {
     if bad == 0 {
         return Ok(());
     }
@@ -159,10 +159,10 @@ fn damaged(bad: u64) -> Result<(), AgentError> {
 }
 
 /// Progress on stderr, when somebody sees it.
-struct Bar(ProgressBar);
+pub(super) struct Bar(ProgressBar);
 
 impl Bar {
-    fn new(what: &'static str) -> Bar {
+    pub(super) fn new(what: &'static str) -> Bar {
         let bar = ProgressBar::new(0);
         let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {eta}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -170,7 +170,7 @@ impl Bar {
         Bar(bar)
     }
 
-    fn step(&self, steps: u64) {
+    pub(super) fn step(&self, steps: u64) {
         self.0.set_length(steps);
         self.0.inc(1);
     }

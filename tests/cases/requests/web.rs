@@ -20,7 +20,7 @@ use crate::cases::{check, check_bytes};
 pub(super) const FILE: usize = 3_000_000;
 
 /// An nginx with a folder of its own; ends with this value.
-pub(super) struct Web {
+pub(crate) struct Web {
     pub(super) folder: tempfile::TempDir,
     pub(super) at: SocketAddr,
     _daemon: Daemon,
@@ -41,7 +41,7 @@ pub(super) struct Line {
 }
 
 impl Web {
-    pub(super) fn start(lab: &Lab, netns: &str, at: SocketAddr) -> Result<Self> {
+    pub(crate) fn start(lab: &Lab, netns: &str, at: SocketAddr) -> Result<Self> {
         Self::start_as(lab, netns, at, "http", None)
     }
 
