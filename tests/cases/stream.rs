@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("stream_has_the_events_of_stdout", same_events),
     Case::new("stream_filters_at_the_server", filters),
     Case::new("stream_clients_and_frames_are_counted", counted),
+    Case::new("stream_stalled_clients_hold_up_nobody", crowd::stalled).needs(&[Need::Speed]),
     Case::new("stream_bad_clients_hurt_nobody", crowd::bad_clients),
     Case::new("stream_serves_a_thousand_clients", crowd::thousand)
         .needs(&[Need::Speed])

@@ -290,6 +290,10 @@ fn foreign_hosts_and_origins_are_refused() {
             .status,
         403
     );
+    // Before the upgrade: a page of another site opens no stream.
+    let upgrade = "Host: localhost\r\nOrigin: https://evil.example\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    assert_eq!(api.ask("GET /api/v1/stream", upgrade).status, 403);
 }
 
 #[test]

@@ -176,8 +176,9 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Sends what there is, a page at most; whether that was all.
+    /// Sends what there is, a page at most; whether there is no more now.
     async fn page(&mut self) -> Result<bool, Leave> {
+        let looked_at = Instant::now();
         let page = self.gateway.recent.after(self.next - 1, PAGE);
         let (Some(oldest), Some(newest)) = (page.oldest, page.newest) else {
             return Ok(true);
@@ -188,7 +189,7 @@ impl Session<'_> {
         if oldest > self.next || self.fresh_at.elapsed() > self.gateway.config.max_lag.0 {
             let from = std::mem::replace(&mut self.next, newest + 1);
             self.skipped("slow_client", from, newest + 1).await?;
-            return Ok(true);
+            return Ok(self.is_caught_up(looked_at));
         }
         let (mut sent, mut filtered, mut unwritten) = (0, 0, 0);
         let mut told = Ok(());
@@ -220,7 +221,16 @@ impl Session<'_> {
         within(self.patience, self.sink.flush()).await?;
         self.next += page.events.len() as u64;
         tokio::task::yield_now().await;
-        Ok(self.next > newest)
+        if self.next <= newest {
+            return Ok(false);
+        }
+        Ok(self.is_caught_up(looked_at))
+    }
+
+    /// After everything was sent that there was at `looked_at`: sending may have taken long, and more may be there now.
+    fn is_caught_up(&mut self, looked_at: Instant) -> bool {
+        self.fresh_at = looked_at;
+        self.next > self.gateway.recent.newest()
     }
 
     /// Tells that numbers from `from` up to `to`, not included, do not come.

@@ -290,6 +290,38 @@ async fn a_client_that_stays_behind_gets_fresh_events() {
     assert_eq!(frame(&mut client).await["seq"], event.seq.unwrap());
 }
 
+/// It kept up until it stood still: what it was being sent then was all there was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_kept_up_and_then_stood_still_gets_fresh_events() {
+    let config = StreamConfig {
+        max_lag: Period::seconds(1),
+        ..StreamConfig::default()
+    };
+    let mut lab = lab(usize::MAX, config, Wish::default()).await;
+    let mut client = lab.client().await;
+    frame(&mut client).await;
+    let (mut sent, mut still) = (0, 0);
+    // A little at a time, until its socket takes nothing any more.
+    while still < 3 {
+        for _ in 0..200 {
+            lab.emit(Severity::Info);
+        }
+        tokio::time::sleep(2 * TICK).await;
+        let now = lab.gateway.report().sent;
+        still = if now == sent { still + 1 } else { 0 };
+        sent = now;
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let last = lab.gateway.recent.newest();
+    let mut expected = 1;
+    while expected <= last {
+        expected += frame(&mut client).await["gap"]["count"].as_u64().unwrap_or(1);
+    }
+    assert!(lab.gateway.report().missed > 0, "it got what was long past");
+    let event = lab.emit(Severity::Info);
+    assert_eq!(frame(&mut client).await["seq"], event.seq.unwrap());
+}
+
 #[tokio::test]
 async fn a_client_that_talks_is_closed() {
     let lab = lab(10, StreamConfig::default(), Wish::default()).await;

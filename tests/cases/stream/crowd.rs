@@ -1,18 +1,141 @@
-//! Clients that are many, and that misbehave: the others do not feel it.
+//! Clients that are many, that stand still, and that misbehave: the others do not feel it.
 
 use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use netprobe_tests::agent::{Agent, Settings};
+use netprobe_tests::event::Event;
 use netprobe_tests::lab::{self, addr};
+use netprobe_tests::wait_for;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
 use tungstenite::Message;
 
 use super::super::Pair;
 use super::super::metrics::{Page, comes_to};
 use super::{PATIENCE, Stream};
+
+/// Port of the connections made in thousands, and of the one that comes after them.
+const FLOODED: u16 = 30_433;
+const LAST: u16 = 30_432;
+
+/// A tenth of the clients read nothing while thousands of events come. The others get each event, in order, and the agent
+/// stays small; those that stood still are told what they missed, to the number, and go on with fresh events.
+pub(super) fn stalled() -> Result<()> {
+    const CLIENTS: usize = 20;
+    const STALLED: usize = 2;
+    const CONNECTIONS: usize = 3000;
+    let agent = Arc::new(Agent::start(&Settings {
+        // Much less than comes: a client can be left behind.
+        api: "recent_events = 1000".to_owned(),
+        sections: "[stream]\nping_every = \"60s\"\nmax_lag = \"60s\"".to_owned(),
+        // Whatever else floods the host is not what is looked at.
+        probe: format!("ports_only = [{LAST}, {FLOODED}]"),
+        ..Settings::default()
+    })?);
+    let at = addr("127.0.0.1", LAST);
+    let mut pair = Pair::over(lab::gateway()?, agent.clone(), "streamstall", "cli", "cli", at)?;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Stream::open(&agent, "")?);
+    }
+    let well = clients.split_off(STALLED);
+    for (slow, _) in &clients {
+        // Or the kernel would hold all of it for the client.
+        setsockopt(slow.0.get_ref(), RcvBuf, &(512 << 10))?;
+    }
+    let before = resident(&agent)?;
+    let taken = &AtomicUsize::new(0);
+    std::thread::scope(|scope| -> Result<()> {
+        let readers: Vec<_> = well
+            .into_iter()
+            .map(|(stream, hello)| scope.spawn(move || reads_all(stream, &hello, taken)))
+            .collect();
+        flood(CONNECTIONS, taken, CLIENTS - STALLED)?;
+        let (client, server) = pair.open()?;
+        pair.finish(client, server)?;
+        for reader in readers {
+            reader
+                .join()
+                .map_err(|_| anyhow::anyhow!("a reader panicked"))??;
+        }
+        Ok(())
+    })?;
+    let grown = resident(&agent)?.saturating_sub(before);
+    ensure!(grown < 32 << 10, "{grown} KiB more with {STALLED} clients that stand still");
+    let mut missed = 0;
+    for (stream, hello) in clients {
+        missed += goes_on(stream, &hello, &mut pair)?;
+    }
+    comes_to(
+        &agent,
+        "netprobe_stream_events_total",
+        &[("result", "missed")],
+        missed as f64,
+    )
+}
+
+/// Reads up to the last connection; every number comes, one after the other.
+fn reads_all(mut stream: Stream, hello: &serde_json::Value, taken: &AtomicUsize) -> Result<()> {
+    let mut last = hello["seq"].as_u64().context("no seq")?;
+    loop {
+        let text = stream.text().context("a client that reads")?;
+        let event: Event = serde_json::from_str(&text)?;
+        ensure!(event.seq == Some(last + 1), "after {last} came {text}");
+        last += 1;
+        if event.internal_port == Some(LAST) {
+            return Ok(());
+        }
+        taken.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What the socket held comes first, then one gap, then what is fresh. How many events the gap stands for.
+fn goes_on(mut stream: Stream, hello: &serde_json::Value, pair: &mut Pair) -> Result<u64> {
+    let mut next = hello["seq"].as_u64().context("no seq")? + 1;
+    let (mut missed, mut fresh) = (None, None);
+    while fresh.is_none_or(|fresh| next <= fresh) {
+        let text = stream
+            .text()
+            .with_context(|| format!("{next} is next, missed {missed:?}, wanted {fresh:?}"))?;
+        let event: Event = serde_json::from_str(&text)?;
+        if let Some(gap) = event.gap.as_ref().filter(|gap| gap.scope == "client") {
+            ensure!(missed.is_none(), "another gap of this client: {text}");
+            ensure!(gap.from_seq == Some(next), "{next} was to follow: {text}");
+            let count = gap.count.context("a gap without a count")?;
+            (missed, next) = (Some(count), next + count);
+            let (client, server) = pair.open()?;
+            fresh = pair.finish(client, server)?.0.seq;
+            continue;
+        }
+        ensure!(event.seq == Some(next), "{next} was to follow: {text}");
+        next += 1;
+    }
+    missed.context("a client that read nothing was not told that it missed anything")
+}
+
+/// Connections in parts; each part waits until the clients that read have the events of the one before.
+fn flood(connections: usize, taken: &AtomicUsize, readers: usize) -> Result<()> {
+    const PART: usize = 100;
+    let listener = TcpListener::bind(addr("127.0.0.1", FLOODED))?;
+    for made in 1..=connections {
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        drop(listener.accept()?);
+        drop(client);
+        if made % PART == 0 {
+            wait_for(
+                "the clients that read to have both ends' events",
+                PATIENCE,
+                || (taken.load(Ordering::Relaxed) >= made * 2 * readers).then_some(()),
+            )?;
+        }
+    }
+    Ok(())
+}
 
 /// What a client must not send: no WebSocket at all, a frame without mask, one that announces more than there is
 /// memory for, a message of a megabyte.

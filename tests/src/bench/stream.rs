@@ -101,12 +101,15 @@ fn connect(listen: SocketAddr) -> Result<WebSocket<TcpStream>> {
 fn step(agent: &Agent, rate: u64, clients: usize, stalled: usize, length: Duration) -> Result<Step> {
     let timed = TIMED.min(clients - stalled);
     let over = AtomicBool::new(false);
-    let mut all = crowd(agent.listen(), clients)?;
-    let stalled_ones: Vec<_> = all.drain(..stalled).collect();
+    let stalled_ones = crowd(agent.listen(), stalled)?;
     for one in &stalled_ones {
         // Or the kernel would hold all of it for the client.
         setsockopt(one.get_ref(), RcvBuf, &65_536)?;
     }
+    if stalled > 0 {
+        fill(agent)?;
+    }
+    let mut all = crowd(agent.listen(), clients - stalled)?;
     let timed_ones: Vec<_> = all.drain(..timed).collect();
     let plain: Vec<TcpStream> = all
         .into_iter()
@@ -146,6 +149,27 @@ fn step(agent: &Agent, rate: u64, clients: usize, stalled: usize, length: Durati
             cpu_alone: 0.0,
         })
     })
+}
+
+/// Traffic while only clients are there that read nothing, until the agent cannot send to any of them.
+fn fill(agent: &Agent) -> Result<()> {
+    let sent = || -> Result<u64> {
+        agent.probe()?["stream"]["sent"]
+            .as_u64()
+            .context("the agent does not say what its stream sent")
+    };
+    let mut before = sent()?;
+    for _ in 0..100 {
+        traffic(2_500, Duration::from_millis(200))?;
+        // What is on its way goes into the sockets, or nowhere.
+        std::thread::sleep(Duration::from_millis(200));
+        let now = sent()?;
+        if now == before {
+            return Ok(());
+        }
+        before = now;
+    }
+    Err(anyhow!("clients that read nothing still take events"))
 }
 
 /// Addresses of the traffic: nobody else's.
