@@ -21,11 +21,17 @@ const HEIGHT = 180;
 
 /** Time of day, as everywhere on these pages. */
 function hour(seconds: number): string {
-  return new Date(seconds * 1000).toLocaleTimeString(undefined, { hour12: false, hour: "2-digit", minute: "2-digit" });
+  return new Date(seconds * 1000).toLocaleTimeString(undefined, { hour12: false });
 }
 
-/** A chart over time. `format` writes a value with its unit. */
-export function chart(title: string, lines: Line[], format: (value: number) => string): Chart {
+/** Distances of grid lines: 1, 2 and 5 of every decade, or powers of two. */
+function distances(base: number): number[] {
+  const [steps, from, to] = base === 2 ? [[1], 0, 50] : [[1, 2, 5], -9, 12];
+  return Array.from({ length: to - from }, (_, index) => base ** (from + index)).flatMap((power) => steps.map((step) => step * power));
+}
+
+/** A chart over time. `format` writes a value with its unit, `base` is what its unit counts in. */
+export function chart(title: string, lines: Line[], format: (value: number) => string, base = 10): Chart {
   const plot = h("div", { class: "plot", role: "img", "aria-label": title });
   const root = h("figure", { class: "panel chart" }, h("figcaption", {}, title), plot);
   const style = getComputedStyle(document.documentElement);
@@ -38,8 +44,8 @@ export function chart(title: string, lines: Line[], format: (value: number) => s
     legend: { live: true },
     scales: { y: { range: (_self, _low, high) => [0, high > 0 ? high * 1.1 : 1] } },
     axes: [
-      { ...axis, space: 70, values: (_self, splits) => splits.map(hour) },
-      { ...axis, size: 64, values: (_self, splits) => splits.map(format) },
+      { ...axis, size: 30, space: 80, values: (_self, splits) => splits.map(hour) },
+      { ...axis, size: 64, incrs: distances(base), values: (_self, splits) => splits.map(format) },
     ],
     series: [
       { label: "at", value: "{HH}:{mm}:{ss}" },

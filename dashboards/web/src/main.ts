@@ -2,7 +2,7 @@
 
 import * as api from "./api";
 import { h } from "./dom";
-import { SEVERITIES, type Gap } from "./event";
+import { SEVERITIES, type Event, type Gap } from "./event";
 import { EVERYTHING, inAddress, ofAddress, type Filter } from "./filter";
 import type { Page, MakePage } from "./page";
 import { connection } from "./pages/connection";
@@ -55,7 +55,8 @@ const input = h("input", {
   id: "filter",
   spellcheck: "false",
   autocomplete: "off",
-  placeholder: "filter: severity>=warning, port==443, process.comm~^nginx   ( / )",
+  placeholder: "filter: port==443 ( / )",
+  title: "for example severity>=warning, port==443, process.comm~^nginx",
   "aria-label": "Filter",
   "aria-describedby": "filter-error",
 });
@@ -102,10 +103,28 @@ function missed(gap: Gap): void {
   notice.hidden = false;
 }
 
+/** Events asked for that came before the page was opened. */
+const HELD = 2000;
+/** Events that come while those are asked for. */
+let early: Event[] = [];
+
+/** Gives a store that is new the events the agent still holds, up to those that the stream brings. */
+async function begin(into: Store, run: string, from: number): Promise<void> {
+  // Where they cannot be had what is known begins now; what is wrong shows elsewhere.
+  const held = await api.events(filter ?? EVERYTHING, HELD).catch(() => []);
+  if (into !== store || into.hasBegun) return;
+  into.begin(held.filter((event) => event.run === run && event.seq !== null && event.seq < from));
+  for (const event of early.splice(0)) into.add(event);
+}
+
 const stream = new Stream(
   {
+    open: (run, from) => {
+      if (!store.hasBegun) void begin(store, run, from);
+    },
     event: (event) => {
-      store.add(event);
+      if (store.hasBegun) store.add(event);
+      else early.push(event);
       if (event.gap?.scope === "client") missed(event.gap);
     },
     status: (now: Status, detail: string) => {
@@ -155,6 +174,7 @@ function show(): void {
     [input.value, severity.value, route.value] = [filter.text, filter.severity, filter.route];
     // What was gathered under another filter says nothing about this one.
     store = new Store(Date.now);
+    early = [];
     stream.start(filter);
   }
   page?.destroy?.();

@@ -102,11 +102,13 @@ export class Store {
   readonly events: Event[] = [];
   /** Events missed by this page. */
   missed = 0;
-  /** Losses the agent told of while this page looked. */
+  /** Losses the agent told of. */
   losses: Event[] = [];
   received = 0;
   private readonly live = new Map<string, Counted>();
   private skew: number | null = null;
+  /** The first second of which everything is known here; `null`: not asked yet. */
+  private since: number | null = null;
 
   /** `now`: the browser's clock, milliseconds. */
   constructor(private readonly now: () => number) {}
@@ -116,9 +118,25 @@ export class Store {
     return Math.floor((this.now() + (this.skew ?? 0)) / 1000);
   }
 
+  /** Takes the events the agent still held when the page was opened, oldest first: before them nothing is known. */
+  begin(held: Event[]): void {
+    const first = held[0];
+    this.since = first === undefined ? this.agentNow() : Math.floor(Date.parse(first.ts) / 1000) + 1;
+    for (const event of held) this.keep(event);
+  }
+
+  get hasBegun(): boolean {
+    return this.since !== null;
+  }
+
+  /** Takes an event that has just come. */
   add(event: Event): void {
+    this.skew = Math.max(this.skew ?? -Infinity, Date.parse(event.ts) - this.now());
+    this.keep(event);
+  }
+
+  private keep(event: Event): void {
     const at = Date.parse(event.ts);
-    this.skew = Math.max(this.skew ?? -Infinity, at - this.now());
     this.received += 1;
     this.events.push(event);
     if (this.events.length > MAX_EVENTS) this.events.splice(0, MAX_EVENTS / 10);
@@ -246,10 +264,12 @@ export class Store {
     return slot;
   }
 
-  /** Seconds from the oldest to the last whole one; empty where nothing came. */
-  series(length: number): { times: number[]; slots: Second[] } {
+  /** Seconds up to the last whole one, `least` to `most` of them; empty where nothing came, `null` where that is not known. */
+  series(least: number, most: number): { times: number[]; slots: (Second | null)[] } {
     const end = this.agentNow();
+    const since = this.since ?? end;
+    const length = Math.max(least, Math.min(most, end - since));
     const times = Array.from({ length }, (_, index) => end - length + index);
-    return { times, slots: times.map((time) => this.seconds.get(time) ?? second()) };
+    return { times, slots: times.map((time) => (time < since ? null : (this.seconds.get(time) ?? second()))) };
   }
 }

@@ -6,6 +6,8 @@ import { EVERYTHING, parameters, type Filter } from "./filter";
 export type Status = "connecting" | "live" | "waiting" | "refused";
 
 export interface Listener {
+  /** A stream is open: it brings the events of this run from number `from` on. */
+  open(run: string, from: number): void;
   event(event: Event): void;
   status(status: Status, detail: string): void;
 }
@@ -72,10 +74,13 @@ export class Stream {
   private receive(frame: Event | { kind: "hello"; run: string; seq: number; host: string }): void {
     if (frame.kind === "hello") {
       const known = this.run === frame.run;
+      // Of a run other than the one asked for all that is held follows.
+      const all = this.run !== null && !known;
       this.run = frame.run;
       // A run already known is resumed: its events follow from where this page left.
       if (!known || this.next === null) this.next = frame.seq + 1;
       this.wait = FIRST_WAIT_MS;
+      this.listener.open(frame.run, all ? 1 : this.next);
       this.listener.status("live", frame.host);
       return;
     }

@@ -43,7 +43,7 @@ const config = join(folder, "netprobe.toml");
 const extra = process.env.NETPROBE_CONFIG_EXTRA ?? "";
 /** Writes the agent's configuration, with more lines for the API. */
 function configure(api = "") {
-  writeFileSync(config, `[api]\nlisten = "127.0.0.1:${port}"\nsocket = "${folder}/api.sock"\nrecent_events = 200\n${api}` +
+  writeFileSync(config, `[api]\nlisten = "127.0.0.1:${port}"\nsocket = "${folder}/api.sock"\nrecent_events = 2000\n${api}` +
     `[probe]\nports_only = [${process.env.NETPROBE_TRAFFIC_PORT}, ${closed}, ${busy}, ${web}]\n[stream]\nping_every = "1s"\n` +
     `[archive]\nurl = "file://${folder}/archive"\nspool = "${folder}/spool"\nseal_after = "500ms"\n${extra}`);
 }
@@ -156,6 +156,9 @@ try {
   console.log(`browser: shown ${Date.now() - begin} ms after the command began`);
   await picture(page, "events");
   await accessible(page, "Events");
+  // Who opens the page afterwards sees it as well.
+  await page.reload();
+  await page.waitForSelector(`tr:has-text("${service}") >> text=tcp closed`, { timeout: PATIENCE });
 
   await page.click(`tr:has-text("${service}") >> text=tcp closed`);
   await page.waitForSelector("svg.life", { timeout: PATIENCE });

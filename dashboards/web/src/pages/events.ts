@@ -58,7 +58,8 @@ function between(event: Event): string {
 export function outcome(event: Event): string {
   if (event.gap !== null) {
     const { stage, reason, count, scope } = event.gap;
-    return `${count ?? "an unknown number of"} ${scope === "client" ? "events missed by this page" : "lost"}: ${stage}, ${reason}`;
+    const lost = scope === "client" ? `${count ?? "an unknown number of"} events missed by this page` : `${count ?? "an unknown number"} lost`;
+    return `${lost}: ${stage}, ${reason}`;
   }
   if (event.agent !== null) return event.agent.message ?? event.agent.action;
   if (event.request !== null) {

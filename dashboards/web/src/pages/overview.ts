@@ -5,9 +5,11 @@ import { chart } from "../charts";
 import { h, nothing, panel, table } from "../dom";
 import { bytes, count, ms, NONE, quantile } from "../format";
 import type { MakePage } from "../page";
-import type { Peer, Route } from "../store";
+import type { Peer, Route, Second } from "../store";
 
 const SHOWN = 300;
+/** Seconds a chart shows at least. */
+const LEAST = 60;
 const RATE_OVER = 10;
 
 /** Worst first: failures, then resets, then what is busiest. */
@@ -69,6 +71,7 @@ export const overview: MakePage = ({ store }) => {
       { label: "received", colour: "--c2" },
     ],
     (value) => bytes(value),
+    2,
   );
   const trouble = chart(
     "Resets and retransmitted segments per second",
@@ -121,8 +124,8 @@ export const overview: MakePage = ({ store }) => {
     ),
     h("div", { class: "charts" }, ...charts.map((one) => one.root)),
     panel("States", "as the agent judges destinations by the last five minutes, worst first", states.root),
-    panel("Requests by route", "worst first, since this page was opened; failed: no whole answer, or 5xx; refused: 4xx", routes.root),
-    panel("Destinations", "worst first, since this page was opened", peers.root),
+    panel("Requests by route", "worst first, of what this page has seen; failed: no whole answer, or 5xx; refused: 4xx", routes.root),
+    panel("Destinations", "worst first, of what this page has seen", peers.root),
   );
 
   let [asked, drawn] = [0, 0];
@@ -150,30 +153,33 @@ export const overview: MakePage = ({ store }) => {
       asked = Date.now();
       void ask();
     }
-    const { times, slots } = store.series(SHOWN);
-    const recent = slots.slice(-RATE_OVER);
-    const rate = (of: (slot: (typeof slots)[number]) => number) =>
-      recent.reduce((sum, slot) => sum + of(slot), 0) / RATE_OVER;
-    const failed = slots.reduce((sum, slot) => sum + slot.failed, 0);
-    const all = slots.flatMap((slot) => slot.connect).sort((a, b) => a - b);
+    const { times, slots } = store.series(LEAST, SHOWN);
+    const known = slots.filter((slot) => slot !== null);
+    const recent = known.slice(-RATE_OVER);
+    const rate = (of: (slot: Second) => number) =>
+      recent.length === 0 ? null : recent.reduce((sum, slot) => sum + of(slot), 0) / recent.length;
+    const failed = known.reduce((sum, slot) => sum + slot.failed, 0);
+    const all = known.flatMap((slot) => slot.connect).sort((a, b) => a - b);
     set("outgoing", count(rate((slot) => slot.client)));
     set("incoming", count(rate((slot) => slot.server)));
     set("failed", count(failed), failed > 0 ? "bad" : "good");
     set("connect p95", ms(quantile(all, 0.95)));
     set("requests", count(rate((slot) => slot.requests)));
-    const took = slots.flatMap((slot) => slot.request).sort((a, b) => a - b);
+    const took = known.flatMap((slot) => slot.request).sort((a, b) => a - b);
     set("request p95", ms(quantile(took, 0.95)));
     set("payload", `${bytes(rate((slot) => slot.sent + slot.received))}`);
     set("missed here", count(store.missed), store.missed > 0 ? "bad" : "good");
-    const sorted = slots.map((slot) => [...slot.connect].sort((a, b) => a - b));
-    connections.set([times, slots.map((s) => s.client), slots.map((s) => s.server), slots.map((s) => s.forwarded), slots.map((s) => s.failed)]);
-    const tookSorted = slots.map((slot) => [...slot.request].sort((a, b) => a - b));
-    const quantiles = (of: number[][]) => [0.5, 0.95, 0.99].map((share) => of.map((values) => quantile(values, share)));
-    latency.set([times, ...quantiles(sorted)]);
-    requests.set([times, slots.map((s) => s.requests), slots.map((s) => s.requestsFailed)]);
-    durations.set([times, ...quantiles(tookSorted)]);
-    traffic.set([times, slots.map((s) => s.sent), slots.map((s) => s.received)]);
-    trouble.set([times, slots.map((s) => s.resets), slots.map((s) => s.retransmits)]);
+    const lines = (...of: ((slot: Second) => number)[]) => of.map((one) => slots.map((slot) => slot && one(slot)));
+    const quantiles = (of: (slot: Second) => number[]) => {
+      const sorted = slots.map((slot) => (slot === null ? [] : [...of(slot)].sort((a, b) => a - b)));
+      return [0.5, 0.95, 0.99].map((share) => sorted.map((values) => quantile(values, share)));
+    };
+    connections.set([times, ...lines((s) => s.client, (s) => s.server, (s) => s.forwarded, (s) => s.failed)]);
+    latency.set([times, ...quantiles((s) => s.connect)]);
+    requests.set([times, ...lines((s) => s.requests, (s) => s.requestsFailed)]);
+    durations.set([times, ...quantiles((s) => s.request)]);
+    traffic.set([times, ...lines((s) => s.sent, (s) => s.received)]);
+    trouble.set([times, ...lines((s) => s.resets, (s) => s.retransmits)]);
     const routeRows = worstRoutes(store.routes.values()).slice(0, 30).map(routeRow);
     routes.body.replaceChildren(...(routeRows.length > 0 ? routeRows : [nothing(routeColumns.length, "no request has been read yet")]));
     const rows = worst(store.peers.values()).slice(0, 30).map(row);

@@ -29,7 +29,7 @@ test("bytes of a long connection are counted once, as they move", () => {
   store.add(event({ bytes_sent: 10, bytes_received: 0 }, { state: "open" }));
   store.add(event({ bytes_sent: 50, bytes_received: 7 }, { state: "update" }));
   store.add(event({ bytes_sent: 60, bytes_received: 9 }));
-  const { slots } = store.series(60);
+  const { slots } = store.series(60, 300);
   const now = store.seconds.get(NOW / 1000);
   expect([now?.sent, now?.received, now?.client]).toEqual([60, 9, 1]);
   expect(slots.length).toBe(60);
@@ -41,6 +41,22 @@ test("what moved before the page was opened is not charged to now", () => {
   store.add(event({ bytes_sent: 1e9 + 5, connection_id: "c" }));
   store.add(event({ bytes_sent: 1e9, connection_id: "old", elapsed_ms: 1e6 }));
   expect(store.seconds.get(NOW / 1000)?.sent).toBe(5);
+});
+
+test("what was before the page, and before what the agent holds, is not known: not zero", () => {
+  const store = new Store(() => NOW);
+  expect(store.hasBegun).toBe(false);
+  const held = [event({ ts: "2026-11-21T12:00:04.5Z" }), event({ ts: "2026-11-21T12:00:06Z", connection_id: "d" })];
+  store.begin(held);
+  expect(store.hasBegun).toBe(true);
+  const { times, slots } = store.series(10, 300);
+  // Of second 4 the agent held a part.
+  expect(times.map((time, index) => [time % 60, slots[index] && slots[index].client])).toEqual([
+    [0, null], [1, null], [2, null], [3, null], [4, null], [5, 0], [6, 1], [7, 0], [8, 0], [9, 0],
+  ]);
+  expect([store.events.length, store.received]).toEqual([2, 2]);
+  // What is held may be long past: only what comes says how far this clock is off.
+  expect(store.agentNow()).toBe(NOW / 1000);
 });
 
 test("the agent's clock rules", () => {

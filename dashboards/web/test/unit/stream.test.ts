@@ -10,9 +10,11 @@ interface Fake extends Socket {
 let sockets: Fake[] = [];
 const seen: (number | null)[] = [];
 const states: string[] = [];
+const opened: string[] = [];
 
 function stream(): Stream {
   const listener = {
+    open: (run: string, from: number) => opened.push(`${run} ${from}`),
     event: (event: { seq: number | null }) => seen.push(event.seq),
     status: (status: string) => states.push(status),
   };
@@ -32,6 +34,7 @@ beforeEach(() => {
   sockets = [];
   seen.length = 0;
   states.length = 0;
+  opened.length = 0;
 });
 afterEach(() => void vi.useRealTimers());
 
@@ -49,6 +52,20 @@ test("comes back after a break and goes on with the next number", () => {
   vi.advanceTimersByTime(1000);
   // Nothing came in between: it still asks for what it has not seen.
   expect(sockets[2]?.query.get("from_seq")).toBe("12");
+});
+
+test("says from which number on it brings events, so that none before is taken twice", () => {
+  const one = stream();
+  one.start(EVERYTHING);
+  say(sockets[0], { kind: "hello", run: "a", seq: 10, host: "h" });
+  say(sockets[0], { kind: "flow", seq: 11 });
+  one.start({ ...EVERYTHING, text: "port==80" });
+  say(sockets[1], { kind: "hello", run: "a", seq: 20, host: "h" });
+  // Another run is told from its beginning.
+  sockets[1]?.onclose?.({ reason: "" } as CloseEvent);
+  vi.advanceTimersByTime(1000);
+  say(sockets[2], { kind: "hello", run: "b", seq: 5, host: "h" });
+  expect(opened).toEqual(["a 11", "a 12", "b 1"]);
 });
 
 test("waits longer each time, with a bound", () => {
