@@ -55,8 +55,8 @@ const input = h("input", {
   id: "filter",
   spellcheck: "false",
   autocomplete: "off",
-  placeholder: "filter: port==443 ( / )",
-  title: "for example severity>=warning, port==443, process.comm~^nginx",
+  placeholder: "filter: port==443",
+  title: "for example severity>=warning, port==443, process.comm~^nginx; the key / leads here",
   "aria-label": "Filter",
   "aria-describedby": "filter-error",
 });

@@ -278,6 +278,9 @@ try {
   expect(!shown.includes(`${service}`), "the filter let through what it excludes");
   await filterBy(page, `service==${service}`);
 
+  // What matches of what came before is there at once.
+  await page.waitForSelector(`tr:has-text("${service}") >> text=tcp closed`, { timeout: PATIENCE });
+
   // The agent is killed under the page and started again: it says so, comes back, and says that runs changed.
   await stopAgent("SIGKILL");
   await page.waitForSelector(".status.waiting", { timeout: PATIENCE });
@@ -285,8 +288,10 @@ try {
   await startAgent();
   await page.waitForSelector(".status.live", { timeout: PATIENCE });
   await page.waitForSelector(".notice >> text=The agent was restarted", { timeout: PATIENCE });
+  // New ones stand above the gaps of the stream and of the agent.
+  await page.waitForSelector('tbody tr:has-text("run_changed")', { timeout: PATIENCE });
   makeTraffic();
-  await page.waitForSelector(`tr:has-text("${service}") >> text=tcp closed`, { timeout: PATIENCE });
+  await page.waitForSelector(`tr:first-child:has-text("${service}") >> text=tcp closed`, { timeout: PATIENCE });
   await picture(page, "agent-restarted");
 
   // An agent that wants a token: the page asks for it, and asks again when it is taken away under an open stream.

@@ -66,7 +66,10 @@ pub(super) fn stalled() -> Result<()> {
         Ok(())
     })?;
     let grown = resident(&agent)?.saturating_sub(before);
-    ensure!(grown < 32 << 10, "{grown} KiB more with {STALLED} clients that stand still");
+    ensure!(
+        grown < 32 << 10,
+        "{grown} KiB more with {STALLED} clients that stand still"
+    );
     let mut missed = 0;
     for (stream, hello) in clients {
         missed += goes_on(stream, &hello, &mut pair)?;
