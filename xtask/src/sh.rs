@@ -35,9 +35,11 @@ pub(crate) fn clean(program: impl AsRef<OsStr>) -> Command {
     for name in LEAKS {
         cmd.env_remove(name);
     }
+    // Those of the outer package. Build scripts depend on some: the inner cargo would build anew what was built without.
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CARGO_PKG_") {
-            cmd.env_remove(name);
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cmd.env_remove(&name);
         }
     }
     cmd
