@@ -86,7 +86,8 @@ pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
     if let Some(output) = output {
         sinks.push(Box::new(output));
     }
-    let (pipeline, archive) = pipeline(origin.clone(), attached, &config, metrics.clone(), sinks, queries)?;
+    let asked = (queries, handle.bell());
+    let (pipeline, archive) = pipeline(origin.clone(), attached, &config, metrics.clone(), sinks, asked)?;
 
     let mut steering = Steering::new(loaded, listeners.control(), pipeline.kernel_log.clone());
     // Everything is open and attached; threads have what the one that starts them has.
@@ -231,7 +232,7 @@ fn pipeline(
     config: &Arc<Config>,
     metrics: Arc<Metrics>,
     sinks: Vec<Box<dyn Sink>>,
-    queries: tokio::sync::mpsc::Receiver<query::Query>,
+    asked: (tokio::sync::mpsc::Receiver<query::Query>, query::Bell),
 ) -> Result<(Pipeline, Option<Archive>), AgentError> {
     let Attached {
         mut probe,
@@ -279,7 +280,7 @@ fn pipeline(
             log,
         },
         state,
-        queries,
+        asked,
         reporter,
         config.clone(),
         own,

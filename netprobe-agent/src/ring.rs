@@ -1,6 +1,11 @@
 //! Stage 1: records out of the kernel. The ring, the overflow hash, and the counters beside them.
 
-use std::{collections::BTreeMap, io, os::fd::AsRawFd as _, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsRawFd as _, RawFd},
+    time::Duration,
+};
 
 use aya::{
     Ebpf,
@@ -55,9 +60,9 @@ impl Ring {
         })
     }
 
-    /// Sleeps until a forced wakeup or for `timeout`: programs do not wake the reader per record.
-    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let mut fds = [self.ring.as_raw_fd(), self.payloads.fd()].map(|fd| libc::pollfd {
+    /// Sleeps until a forced wakeup, until `bell` (a descriptor, or -1) is readable, or for `timeout`: programs do not wake the reader per record.
+    pub fn wait(&self, timeout: Duration, bell: RawFd) -> io::Result<()> {
+        let mut fds = [self.ring.as_raw_fd(), self.payloads.fd(), bell].map(|fd| libc::pollfd {
             fd,
             events: libc::POLLIN,
             revents: 0,

@@ -32,7 +32,7 @@ use crate::{
         load::{Own, Probe},
     },
     probe_report::LossReport,
-    query::Query,
+    query::{Bell, Query},
     ring::Ring,
 };
 
@@ -65,6 +65,8 @@ pub struct Pipeline {
     pub state: State,
     /// What is asked.
     pub queries: mpsc::Receiver<Query>,
+    /// Rings when something is.
+    bell: Bell,
     /// Makes reports.
     pub reporter: Reporter,
     /// Settings.
@@ -89,7 +91,7 @@ impl Pipeline {
     pub fn new(
         source: Source,
         state: State,
-        queries: mpsc::Receiver<Query>,
+        (queries, bell): (mpsc::Receiver<Query>, Bell),
         reporter: Reporter,
         config: Arc<Config>,
         own: Own,
@@ -112,6 +114,7 @@ impl Pipeline {
             log,
             state,
             queries,
+            bell,
             reporter,
             kernel_log: Arc::new(AtomicBool::new(config.probe.kernel_log)),
             governor: Governor::new(config.probe.cpu_budget),
@@ -137,12 +140,13 @@ impl Pipeline {
             self.state.maker.wall.follow();
             self.drain();
             if self.ring.is_emptied()
-                && let Err(error) = self.ring.wait(every)
+                && let Err(error) = self.ring.wait(every, self.bell.fd())
             {
                 tracing::error!("waiting for records failed, polling instead: {error}");
                 std::thread::sleep(every);
             }
             self.state.tick(monotonic_ns());
+            self.bell.hush();
             self.answer();
             if last_second.elapsed() >= Duration::from_secs(1) {
                 last_second = Instant::now();
