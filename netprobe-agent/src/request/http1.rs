@@ -9,20 +9,22 @@
 
 mod body;
 mod head;
+mod messages;
+mod recovery;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use body::{Body, Outcome};
-use head::{Gathered, Gathering, RequestHead};
+use head::Gathering;
 
 use super::{
     protocol::{Exchange, Found, Piece, Protocol, Reject, Side},
     settings::Settings,
 };
 
-pub(super) use head::{begins_request, begins_response};
+pub(super) use head::begins_response;
 
 /// Requests that wait for their answers on one connection; with more, nothing is believed any more.
 const MOST_PENDING: usize = 1024;
@@ -246,220 +248,6 @@ impl Http1 {
         }
     }
 
-    fn head(&mut self, side: Side, rest: &mut Rest<'_>, found: &mut Found) {
-        let before = rest.taken;
-        let mut gathering = std::mem::take(&mut self.half(side).head);
-        let gathered = gathering.push(rest.bytes);
-        let begins = |bytes: &[u8]| match side {
-            Side::ToServer => begins_request(bytes),
-            Side::ToClient => begins_response(bytes),
-        };
-        match gathered {
-            Gathered::Whole(head, taken) => {
-                rest.take(taken as u64);
-                self.account(side, rest, before);
-                self.read_head(side, &head, false, found);
-            }
-            Gathered::TooLong => {
-                rest.take(u64::MAX);
-                self.account(side, rest, before);
-                self.no_head(side, Reject::HttpHeadTooLong, found);
-            }
-            Gathered::More if begins(gathering.bytes()) == Some(false) => {
-                gathering.clear();
-                rest.take(u64::MAX);
-                self.account(side, rest, before);
-                self.no_head(side, Reject::HttpHead, found);
-            }
-            Gathered::More => {
-                rest.take(rest.bytes.len() as u64);
-                let cut = rest.skipped > 0;
-                rest.take(u64::MAX);
-                self.account(side, rest, before);
-                self.half(side).head = gathering;
-                if cut {
-                    self.cut_head(side, found);
-                }
-            }
-        }
-    }
-
-    /// The rest of a head will not be seen: what is there is read, its end is not known.
-    fn cut_head(&mut self, side: Side, found: &mut Found) {
-        self.half(side).state = State::Lost { open: true };
-        match self.half(side).head.cut() {
-            Some(head) => self.read_head(side, &head, true, found),
-            None if side == Side::ToServer => {
-                let mut exchange = Exchange {
-                    protocol: "http",
-                    ..Exchange::default()
-                };
-                exchange.marks.partial = true;
-                self.push(exchange, found);
-            }
-            // Not even its status was seen: the next message tells what becomes of the request.
-            None => {
-                self.half(side).state = State::Lost { open: false };
-                self.uncertain = true;
-            }
-        }
-    }
-
-    fn read_head(&mut self, side: Side, head: &[u8], cut: bool, found: &mut Found) {
-        match side {
-            Side::ToServer => match head::request(head, &self.settings) {
-                Ok(head) => self.request(head, cut, found),
-                Err(reject) => self.no_head(side, reject, found),
-            },
-            Side::ToClient => self.response(head, cut, found),
-        }
-    }
-
-    fn request(&mut self, head: RequestHead, cut: bool, found: &mut Found) {
-        let connect = &*head.method == "CONNECT";
-        let mut exchange = Exchange {
-            protocol: head.protocol,
-            method: Some(head.method),
-            route: head.route,
-            trace: head.trace,
-            request_id: head.request_id,
-            ..Exchange::default()
-        };
-        exchange.marks.partial = cut || self.uncertain;
-        exchange.marks.ambiguous = head.ambiguous;
-        if head.ambiguous {
-            found.rejects.push(Reject::HttpAmbiguous);
-        }
-        self.push(exchange, found);
-        match head.body.filter(|_| !cut) {
-            Some(Body::Length(0)) => self.end(Side::ToServer, found),
-            Some(body) => self.requests.state = State::Body(body),
-            None => self.requests.state = State::Lost { open: true },
-        }
-        if connect && !cut {
-            self.end_request();
-            self.requests.state = State::Waiting;
-        }
-    }
-
-    /// A request that waits for its answer from now on.
-    fn push(&mut self, mut exchange: Exchange, found: &mut Found) {
-        if self.pending.len() >= MOST_PENDING {
-            found.rejects.push(Reject::HttpPipeline);
-            self.become_opaque(found);
-            return;
-        }
-        exchange.times.request_first = Some(self.requests.first_at);
-        self.pending.push_back(Pending {
-            exchange,
-            sent: false,
-            answered: false,
-        });
-    }
-
-    fn response(&mut self, head: &[u8], cut: bool, found: &mut Found) {
-        if self.pending.is_empty() && matches!(self.requests.state, State::Head) {
-            // It answers a request it did not wait for the end of.
-            self.cut_head(Side::ToServer, found);
-        }
-        if self.pending.front().is_some_and(|front| front.answered) {
-            // It was answered before it was sent in full; now the next one is.
-            self.emit(found);
-        }
-        let method = self
-            .pending
-            .front()
-            .and_then(|front| front.exchange.method.clone());
-        let head = match head::response(head, method.as_deref() == Some("HEAD")) {
-            Ok(head) => head,
-            Err(reject) => return self.no_head(Side::ToClient, reject, found),
-        };
-        if head.ambiguous {
-            found.rejects.push(Reject::HttpAmbiguous);
-        }
-        let interim = (100..200).contains(&head.status) && head.status != 101;
-        let switches =
-            head.status == 101 || (method.as_deref() == Some("CONNECT") && (200..300).contains(&head.status));
-        let (first_at, uncertain) = (self.responses.first_at, self.uncertain);
-        if let Some(Pending { exchange, .. }) = self.pending.front_mut() {
-            if exchange.method.is_none() {
-                exchange.protocol = head.protocol;
-            }
-            exchange.marks.partial |= cut || uncertain;
-            exchange.marks.ambiguous |= head.ambiguous;
-            if !interim {
-                exchange.status_code = Some(head.status);
-                exchange.times.response_first = Some(first_at);
-            }
-        } else {
-            self.orphan = true;
-            if !interim && !uncertain {
-                found.rejects.push(Reject::HttpOrphan);
-            }
-        }
-        if switches {
-            self.end(Side::ToClient, found);
-            self.become_opaque(found);
-        } else if interim && !cut {
-            self.interim();
-        } else {
-            match head.body.filter(|_| !cut) {
-                Some(Body::Length(0)) => self.end(Side::ToClient, found),
-                Some(body) => self.responses.state = State::Body(body),
-                None => self.responses.state = State::Lost { open: true },
-            }
-        }
-        if matches!(self.requests.state, State::Waiting) && !interim && !self.opaque {
-            // The tunnel was refused. What was sent into it is not HTTP.
-            self.requests.state = State::Lost { open: false };
-            self.end_request();
-        }
-    }
-
-    /// An interim response ended; the final one follows.
-    fn interim(&mut self) {
-        self.responses.state = State::Start;
-        if let Some(front) = self.pending.front_mut() {
-            front.exchange.bytes_to_client += self.responses.bytes;
-        }
-    }
-
-    /// A head that is none.
-    fn no_head(&mut self, side: Side, reject: Reject, found: &mut Found) {
-        self.half(side).state = State::Lost { open: true };
-        match side {
-            Side::ToServer => {
-                let mut exchange = Exchange {
-                    protocol: "http",
-                    error: Some("malformed_request"),
-                    ..Exchange::default()
-                };
-                exchange.marks.partial = true;
-                exchange.marks.ambiguous = reject == Reject::HttpAmbiguous;
-                self.push(exchange, found);
-            }
-            Side::ToClient => {
-                if let Some(front) = self.pending.front_mut() {
-                    front.exchange.error = Some("malformed_response");
-                    front.exchange.marks.partial = true;
-                    front.exchange.times.response_first = Some(self.responses.first_at);
-                    self.end(Side::ToClient, found);
-                }
-                self.responses.state = State::Lost { open: false };
-                self.uncertain = true;
-            }
-        }
-        self.refuse(reject, found);
-    }
-
-    fn refuse(&mut self, reject: Reject, found: &mut Found) {
-        found.rejects.push(reject);
-        self.refused += 1;
-        if self.refused >= MOST_REFUSED {
-            self.become_opaque(found);
-        }
-    }
-
     /// A message of a direction is complete.
     fn end(&mut self, side: Side, found: &mut Found) {
         self.half(side).state = State::Start;
@@ -519,103 +307,6 @@ impl Http1 {
             found.exchanges.push(exchange);
         }
     }
-
-    /// Gives every request that was sent, with what is known: its answer was not seen.
-    fn give_up(&mut self, found: &mut Found) {
-        while self.pending.front().is_some_and(|front| front.sent) {
-            if let Some(front) = self.pending.front_mut() {
-                front.exchange.marks.partial = true;
-            }
-            self.emit(found);
-        }
-    }
-
-    fn become_opaque(&mut self, found: &mut Found) {
-        while let Some(front) = self.pending.front_mut() {
-            front.exchange.marks.partial = true;
-            self.emit(found);
-        }
-        self.opaque = true;
-        self.requests.head.clear();
-        self.responses.head.clear();
-    }
-
-    /// Goes on at a piece that begins like a message.
-    fn lost(&mut self, side: Side, open: bool, rest: &mut Rest<'_>, found: &mut Found) {
-        let again = rest.begins
-            && match side {
-                Side::ToServer => is_request_line(rest.bytes),
-                Side::ToClient => begins_response(rest.bytes) == Some(true),
-            };
-        if again {
-            return self.resume(side, open, found);
-        }
-        // A last chunk at the very end of a packet.
-        let last = open && side == Side::ToClient && rest.skipped == 0 && ends_chunks(rest.bytes);
-        let before = rest.taken;
-        rest.take(u64::MAX);
-        if open {
-            self.account(side, rest, before);
-        }
-        if last {
-            if let Some(front) = self.pending.front_mut().filter(|_| !self.orphan) {
-                front.exchange.marks.upper_bound = true;
-            }
-            self.end(side, found);
-        }
-    }
-
-    fn resume(&mut self, side: Side, open: bool, found: &mut Found) {
-        match side {
-            Side::ToServer if open => {
-                if let Some(back) = self.pending.back_mut().filter(|back| !back.sent) {
-                    back.exchange.marks.upper_bound |= back.exchange.times.response_first.is_none();
-                }
-                self.end(side, found);
-            }
-            Side::ToClient if open => {
-                let several = self.pending.len() > 1;
-                if let Some(front) = self.pending.front_mut().filter(|_| !self.orphan) {
-                    front.exchange.marks.upper_bound |= several;
-                }
-                self.end(side, found);
-            }
-            // Which of several it answers cannot be told.
-            Side::ToClient if self.pending.len() > 1 => self.give_up(found),
-            _ => {}
-        }
-        self.half(side).state = State::Start;
-    }
-
-    /// What the end of the connection makes of the request in front.
-    fn close_front(&mut self, lost: bool, found: &mut Found) {
-        let answering = self.responses.is_open() && !self.orphan;
-        let Half { bytes, last_at, .. } = self.responses;
-        let whole = matches!(
-            self.responses.state,
-            State::Body(Body::UntilClose) | State::Lost { open: true }
-        );
-        if let Some(front) = self.pending.front_mut() {
-            let exchange = &mut front.exchange;
-            if answering {
-                exchange.bytes_to_client += bytes;
-                exchange.times.response_last = Some(last_at);
-            }
-            let error = match (front.answered, front.sent, answering) {
-                (true, _, _) => None,
-                (false, _, true) if whole => None,
-                (false, _, true) => Some("response_incomplete"),
-                (false, false, false) => Some("request_incomplete"),
-                (false, true, false) if lost => None,
-                (false, true, false) => Some("no_response"),
-            };
-            let without_answer = !front.answered && !answering && lost;
-            exchange.marks.partial |= error.is_some() || without_answer;
-            exchange.error = exchange.error.or(error);
-            self.responses.state = State::Start;
-            self.emit(found);
-        }
-    }
 }
 
 impl Protocol for Http1 {
@@ -657,21 +348,4 @@ impl Protocol for Http1 {
     fn is_opaque(&self) -> bool {
         self.opaque
     }
-}
-
-/// Stricter than the beginning of a request: what stands in the middle of anything may begin with a word.
-fn is_request_line(bytes: &[u8]) -> bool {
-    let Some(space) = memchr::memchr(b' ', &bytes[..bytes.len().min(16)]) else {
-        return false;
-    };
-    let known = super::settings::METHODS
-        .iter()
-        .any(|method| method.as_bytes() == &bytes[..space]);
-    let line = memchr::memchr(b'\n', bytes).map(|end| &bytes[..end]);
-    known && line.is_none_or(|line| memchr::memmem::find(line, b" HTTP/1.").is_some())
-}
-
-/// Whether a piece ends as the last chunk of a body does.
-fn ends_chunks(bytes: &[u8]) -> bool {
-    bytes == b"0\r\n\r\n" || bytes.ends_with(b"\r\n0\r\n\r\n")
 }
