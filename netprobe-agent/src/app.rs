@@ -1,5 +1,6 @@
 //! The composition root: the one place that wires the stages.
 
+mod keepers;
 mod signals;
 mod steering;
 
@@ -13,10 +14,9 @@ use std::{
 
 use crate::{
     api::{Listeners, Server, Service},
-    archive::{Archive, Started},
     config::{Config, Loaded, ProbeConfig},
     error::AgentError,
-    event::{Event, Origin},
+    event::Origin,
     fanout::{Fanout, Sink},
     flow::{
         clock::WallClock,
@@ -46,6 +46,7 @@ use crate::{
     ring::Ring,
     stream::Gateway,
 };
+use keepers::Keepers;
 use signals::Signals;
 use steering::Steering;
 
@@ -87,7 +88,7 @@ pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
         sinks.push(Box::new(output));
     }
     let asked = (queries, handle.bell());
-    let (pipeline, archive) = pipeline(origin.clone(), attached, &config, metrics.clone(), sinks, asked)?;
+    let (pipeline, keepers) = pipeline(origin.clone(), attached, &config, metrics.clone(), sinks, asked)?;
 
     let mut steering = Steering::new(loaded, listeners.control(), pipeline.kernel_log.clone());
     // Everything is open and attached; threads have what the one that starts them has.
@@ -99,7 +100,8 @@ pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
         Service {
             handle,
             metrics,
-            archive,
+            archive: keepers.archive,
+            kafka: keepers.kafka,
             stream: Gateway::new(recent.clone(), origin.clone(), config.stream.clone()),
             recent,
             run: origin.run,
@@ -233,7 +235,7 @@ fn pipeline(
     metrics: Arc<Metrics>,
     sinks: Vec<Box<dyn Sink>>,
     asked: (tokio::sync::mpsc::Receiver<query::Query>, query::Bell),
-) -> Result<(Pipeline, Option<Archive>), AgentError> {
+) -> Result<(Pipeline, Keepers), AgentError> {
     let Attached {
         mut probe,
         kernel,
@@ -250,7 +252,7 @@ fn pipeline(
     for sink in sinks {
         fanout.add(sink);
     }
-    let archive = archive(config, &origin, &mut fanout);
+    let mut keepers = keepers::start(config, &origin, &mut fanout)?;
     let maker = Maker {
         origin,
         wall: WallClock::new(),
@@ -270,8 +272,7 @@ fn pipeline(
     let mut reporter = Reporter::new(kernel, &probe, config.probe.statistics);
     reporter.notices.extend(accounting_notice());
     reporter.notices.extend(price_notice(|fact| probe.method(fact)));
-    let (archive, notice) = archive.unzip();
-    reporter.notices.extend(notice.flatten());
+    reporter.notices.append(&mut keepers.notices);
     let pipeline = Pipeline::new(
         Source {
             probe,
@@ -285,25 +286,7 @@ fn pipeline(
         config.clone(),
         own,
     );
-    Ok((pipeline, archive))
-}
-
-/// Adds the archive and tells what an earlier run lost; what others see of it, and what an operator should know.
-fn archive(config: &Config, origin: &Origin, fanout: &mut Fanout) -> Option<(Archive, Option<String>)> {
-    if !config.archive.enabled {
-        return None;
-    }
-    let Started {
-        archive,
-        sink,
-        gaps,
-        notice,
-    } = Archive::start(&config.archive, origin);
-    fanout.add(sink);
-    for gap in gaps {
-        fanout.emit(Event::gap(origin, gap));
-    }
-    Some((archive, notice))
+    Ok((pipeline, keepers))
 }
 
 /// The ladder's own name of the chosen method.

@@ -12,6 +12,7 @@
 
 pub mod cipher;
 pub mod disk;
+mod follow;
 pub mod frame;
 pub mod layout;
 pub mod manifest;
@@ -38,11 +39,13 @@ use crate::{
     error::AgentError,
     event::{Gap, Origin},
     fanout::Sink,
+    journal::{Books, Journal},
     privileges,
     probe_report::ArchiveReport,
 };
 use cipher::SpoolKey;
 use disk::{Disk, Folder};
+use follow::{Follow, Follower, FollowerBooks};
 use signing::Key;
 use spool::{Limits, Sealer, Writer};
 use state::Shared;
@@ -73,6 +76,17 @@ pub struct Started {
     pub gaps: Vec<Gap>,
     /// What an operator should know.
     pub notice: Option<String>,
+    /// For the sink that follows, when there is to be one and a spool.
+    pub followed: Option<Followed>,
+}
+
+/// What a sink that goes by the spool needs.
+#[derive(Debug)]
+pub struct Followed {
+    /// To read by.
+    pub journal: Box<dyn Journal>,
+    /// To keep its side of the ledger by.
+    pub books: Arc<dyn Books>,
 }
 
 impl std::fmt::Debug for Box<dyn Sink> {
@@ -82,16 +96,16 @@ impl std::fmt::Debug for Box<dyn Sink> {
 }
 
 impl Archive {
-    /// Starts the archive of a run. A spool that cannot be used does not keep the agent from running: then every event
+    /// Starts the archive of a run, and if there is one, for a follower of this name. A spool that cannot be used does not keep the agent from running: then every event
     /// counts as lost, and a sentence says why.
-    pub fn start(config: &ArchiveConfig, origin: &Origin) -> Started {
+    pub fn start(config: &ArchiveConfig, origin: &Origin, follower: Option<&'static str>) -> Started {
         let opener: Opener = Box::new({
             let config = config.clone();
             move || Store::open(&config)
         });
         let started = Folder::take(&config.spool)
             .map_err(|error| unusable(&config.spool, &error))
-            .and_then(|folder| Archive::start_on(config, origin, Arc::new(folder), opener));
+            .and_then(|folder| Archive::start_on(config, origin, Arc::new(folder), opener, follower));
         started.unwrap_or_else(|error| {
             let notice = format!("nothing is archived: {error}; {}", error.advice());
             tracing::error!("{notice}");
@@ -103,10 +117,12 @@ impl Archive {
                     error: Some(error.to_string()),
                 },
                 sink: Box::new(NoSpool {
+                    name: NAME,
                     updates: config.updates,
                 }),
                 gaps: Vec::new(),
                 notice: Some(notice),
+                followed: None,
             }
         })
     }
@@ -117,6 +133,7 @@ impl Archive {
         origin: &Origin,
         disk: Arc<dyn Disk>,
         open: Opener,
+        follower: Option<&'static str>,
     ) -> Result<Started, AgentError> {
         let spool_error = |error: io::Error| unusable(&config.spool, &error);
         let key_path = config.key_path();
@@ -131,8 +148,10 @@ impl Archive {
         let run = origin.run.clone();
         spool::begin_run(&*disk, &run).map_err(spool_error)?;
         let shared = Arc::new(Shared::default());
+        let follow = follow(&*disk, follower, recovered.kept);
         {
             let mut state = shared.lock();
+            state.follow = follow;
             state.head = Some(recovered.head.clone());
             state.rolled = recovered.rolled.into();
             state.sealed = recovered.sealed.into();
@@ -148,7 +167,7 @@ impl Archive {
             key.clone(),
             config.compression,
             recovered.head,
-            spool_key,
+            spool_key.clone(),
         );
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -163,6 +182,17 @@ impl Archive {
             runtime,
             max_age: (!config.max_age.0.is_zero()).then_some(config.max_age.0),
         };
+        let followed = follower.map(|name| Followed {
+            journal: Box::new(Follower::new(
+                shared.clone(),
+                disk.clone(),
+                spool_key,
+                run.clone(),
+                follow::file(name),
+                uploader.max_age,
+            )),
+            books: Arc::new(FollowerBooks(shared.clone())),
+        });
         let settings = WriteSettings {
             delay: config.sync_interval.0,
             batch: BATCH,
@@ -194,6 +224,7 @@ impl Archive {
             }),
             gaps: recovered.gaps,
             notice: None,
+            followed,
         })
     }
 
@@ -214,6 +245,19 @@ impl Archive {
             },
         }
     }
+}
+
+/// Takes over what was kept for a follower. Without one it is let go: whoever switched it off wanted that.
+fn follow(disk: &dyn Disk, follower: Option<&str>, kept: Vec<spool::Sealed>) -> Option<Follow> {
+    if let Some(name) = follower {
+        return Some(Follow::new(follow::load(disk, &follow::file(name)), kept));
+    }
+    for sealed in kept {
+        if let Err(error) = spool::forget(disk, sealed.number) {
+            tracing::warn!(%error, number = sealed.number, "a segment of the spool that is done cannot be removed");
+        }
+    }
+    None
 }
 
 /// The key of the open segments, if there is to be one.

@@ -6,6 +6,7 @@
 mod api;
 mod archive;
 mod flow;
+mod kafka;
 mod load;
 mod log;
 mod metrics;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use api::{Anonymous, ApiConfig};
 pub use archive::{ArchiveConfig, Place};
 pub use flow::FlowConfig;
+pub use kafka::KafkaConfig;
 pub use load::{ConfigError, DEFAULT_PATH, Loaded, Profile, Source};
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use metrics::MetricsConfig;
@@ -55,6 +57,8 @@ pub struct Config {
     pub stream: StreamConfig,
     /// The history.
     pub archive: ArchiveConfig,
+    /// Events into Kafka.
+    pub kafka: KafkaConfig,
     /// Diagnostics.
     pub log: LogConfig,
 }
@@ -69,6 +73,9 @@ impl Config {
         }
         if !probe.cidrs_only.is_empty() && !probe.cidrs_except.is_empty() {
             return Some(("probe", "cidrs_except", both("probe.cidrs_only")));
+        }
+        if let Some((key, message)) = self.kafka.contradiction(self.archive.enabled) {
+            return Some(("kafka", key, message));
         }
         self.api
             .contradiction()

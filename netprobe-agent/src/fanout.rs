@@ -48,7 +48,7 @@ pub trait Sink: Send {
     fn name(&self) -> &'static str;
 
     /// Why it can lose events: each reason is counted from 0 on, so that the first loss is seen as one.
-    fn loses_by(&self) -> &'static [&'static str] {
+    fn loses_by(&self) -> &[&'static str] {
         &[]
     }
 

@@ -12,6 +12,8 @@ pub mod fanout;
 pub mod filter;
 pub mod flow;
 pub mod history;
+pub mod journal;
+pub mod kafka;
 pub mod kernel;
 pub mod logging;
 pub mod metrics;

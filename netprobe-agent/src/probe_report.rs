@@ -55,6 +55,9 @@ pub struct ProbeReport {
     pub taking_over: bool,
     /// Spool and archive; `null`: nothing is archived.
     pub archive: Option<ArchiveReport>,
+    /// Events into Kafka; `null`: none are sent.
+    #[serde(default)]
+    pub kafka: Option<KafkaReport>,
     /// What the agent itself uses.
     pub cost: Option<CostReport>,
     /// What keeps it within its budget.
@@ -262,6 +265,33 @@ pub struct ArchiveReport {
     pub disk_error: Option<String>,
     /// Where the chain ends: a witness to be kept elsewhere.
     pub head: Option<ChainHead>,
+}
+
+/// What the way into Kafka says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct KafkaReport {
+    /// Brokers to begin with.
+    pub brokers: Vec<String>,
+    /// Topic of the events.
+    pub topic: String,
+    /// Events handed to the client and not confirmed.
+    pub in_flight: u64,
+    /// Age of the oldest event that was read and is not confirmed; 0: there is none.
+    pub oldest_seconds: f64,
+    /// Messages by what became of them: `delivered`, `lost`, and `failed` for those sent again. Of earlier runs, too.
+    pub messages: BTreeMap<String, u64>,
+    /// Bytes of events that were confirmed.
+    pub bytes: u64,
+    /// The way to the brokers.
+    pub circuit: Circuit,
+    /// Failures since the last success.
+    pub failures: u64,
+    /// Last time a broker confirmed something.
+    pub last_success: Option<Nanos>,
+    /// Why the last try failed; `null` after a success.
+    pub last_error: Option<String>,
+    /// The head of the archive's chain that the witness topic has.
+    pub witness: Option<ChainHead>,
 }
 
 /// Where the chain ends.

@@ -148,7 +148,7 @@ fn child() {
         let config = config.clone();
         Box::new(move || Store::open(&config))
     };
-    let started = Archive::start_on(&config, &origin, Arc::new(disk), open).expect("it always starts");
+    let started = Archive::start_on(&config, &origin, Arc::new(disk), open, None).expect("it always starts");
     let mut fanout = Fanout::new(origin.clone());
     fanout.add(started.sink);
     let mut said = 0;

@@ -104,6 +104,7 @@ fn agent(name: &str, flows: Vec<Event>) -> Agent {
     let metrics = Metrics::new(&MetricsConfig::default(), "boot".into());
     let service = Service {
         archive: None,
+        kafka: None,
         handle,
         metrics,
         stream: Gateway::new(recent.clone(), origin.clone(), StreamConfig::default()),

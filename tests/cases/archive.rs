@@ -16,6 +16,7 @@ mod drill;
 mod engine;
 mod files;
 mod gateway;
+pub(crate) mod kafka;
 
 /// What a real Ceph of one node takes.
 const CEPH: &[Need] = &[
@@ -42,13 +43,17 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("duckdb_reads_the_archive", engine::reads)
         .alone()
         .needs(&[Need::DuckDb]),
+    Case::new("kafka_has_what_was_seen", kafka::has)
+        .alone()
+        .needs(&[Need::Kafka]),
 ];
 
-/// Where the set-up puts DuckDB; a copy of the tree below its target folder finds it there, too.
-pub(crate) fn duckdb() -> Option<PathBuf> {
+/// Where the set-up puts the Python of DuckDB, or of Kafka's client; a copy of the tree below its target folder finds it
+/// there, too.
+pub(crate) fn python(of: &str) -> Option<PathBuf> {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
-        .map(|folder| folder.join("target/duckdb/bin/python"))
+        .map(|folder| folder.join("target").join(of).join("bin/python"))
         .find(|python| python.exists())
 }
 

@@ -12,6 +12,8 @@ pub(crate) enum Need {
     File(&'static str),
     /// DuckDB, in the Python environment that the set-up makes.
     DuckDb,
+    /// Kafka's client for Python, and an agent that was built with Kafka.
+    Kafka,
     /// A PostgreSQL server; its programs are not on the path.
     PostgresServer,
     /// io_uring allowed by the kernel.
@@ -44,10 +46,11 @@ impl Need {
         let reason = match self {
             Need::Program(name) if tools::find(name).is_none() => format!("{name} is not installed"),
             Need::File(path) if !std::path::Path::new(path).exists() => format!("{path} is not there"),
-            Need::DuckDb => match super::archive::duckdb() {
+            Need::DuckDb => match super::archive::python("duckdb") {
                 None => "DuckDB is not there: `cargo xtask setup --test` installs it".to_owned(),
                 Some(_) => return None,
             },
+            Need::Kafka => super::archive::kafka::lacking()?,
             Need::PostgresServer => match super::programs::postgres_folder() {
                 Err(error) => format!("{error:#}"),
                 Ok(_) => return None,
@@ -156,6 +159,8 @@ pub(crate) fn skip_permitted(_case: &str, lack: &Lack) -> bool {
     match lack.need {
         Need::Program(name) => in_vm() && HOST_PROGRAMS.contains(&name),
         Need::PostgresServer | Need::DuckDb => in_vm(),
+        // Plain cargo builds an agent without it; `cargo xtask` never does.
+        Need::Kafka => true,
         // Kernels are built without it, and administrators switch it off.
         Need::Uring => true,
         // The virtual machine's kernels have it, but for the oldest.

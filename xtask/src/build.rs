@@ -6,10 +6,14 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::ebpf;
+use crate::packages::{self, Need};
 use crate::sh::{self, say};
 
 /// An agent that is built already, to be used instead of building one.
 const BUILT: &str = "NETPROBE_BIN";
+
+/// What the released agent has, and plain cargo leaves out.
+pub(crate) const FEATURES: [&str; 2] = ["--features", "netprobe-agent/kafka"];
 
 /// The agent as users run it: BPF object first, then an optimised binary. Returns its path.
 pub(crate) fn agent() -> Result<PathBuf> {
@@ -21,9 +25,14 @@ pub(crate) fn agent() -> Result<PathBuf> {
         return Ok(agent);
     }
     ebpf::build()?;
+    packages::ensure(Need::Agent)?;
     say!("building netprobe");
-    sh::run(sh::cargo(None).args(["build", "--release", "-p", "netprobe-agent", "--bin", "netprobe"]))
-        .context("netprobe did not build")?;
+    sh::run(
+        sh::cargo(None)
+            .args(["build", "--release", "-p", "netprobe-agent", "--bin", "netprobe"])
+            .args(FEATURES),
+    )
+    .context("netprobe did not build")?;
     Ok(sh::target().join("release/netprobe"))
 }
 
@@ -37,15 +46,19 @@ pub(crate) fn truth() -> Result<PathBuf> {
     .context("the truth tests did not build")
 }
 
-/// What measures the archive, optimised. It needs the BPF object, as whatever is made of the agent.
-pub(crate) fn archive_bench() -> Result<PathBuf> {
+/// What measures a part of the agent from inside, optimised: a benchmark of its crate. It needs the BPF object, as
+/// whatever is made of the agent.
+pub(crate) fn bench(name: &str) -> Result<PathBuf> {
+    packages::ensure(Need::Agent)?;
     ebpf::build()?;
-    say!("building the benchmark of the archive");
+    say!("building the benchmark `{name}`");
     executable(
-        sh::cargo(None).args(["bench", "--no-run", "-p", "netprobe-agent", "--bench", "archive"]),
-        "archive",
+        sh::cargo(None)
+            .args(["bench", "--no-run", "-p", "netprobe-agent", "--bench", name])
+            .args(FEATURES),
+        name,
     )
-    .context("the benchmark of the archive did not build")
+    .with_context(|| format!("the benchmark `{name}` did not build"))
 }
 
 /// The program of the three nodes.

@@ -20,6 +20,7 @@ const PLACES: &[(&str, u32)] = &[
     ("probe_report", GROUND),
     ("query", GROUND),
     ("fanout", GROUND),
+    ("journal", GROUND),
     // The stages.
     ("kernel", 10),
     ("ring", 11),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::packages::{self, Need};
 use crate::sh::{self, say};
-use crate::{ebpf, imports, mutants, toolchain};
+use crate::{build, ebpf, imports, mutants, toolchain};
 
 /// Folders and the length past which a file there is two things.
 const LENGTHS: &[(&str, usize)] = &[
@@ -36,15 +36,10 @@ const GATES: &[Gate] = &[
     ("format, fuzz crate", format_fuzz),
     ("lock files are current", locks),
     ("clippy, host crates", || {
-        sh::run(sh::cargo(None).args([
-            "clippy",
-            "--quiet",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]))
+        clippy_host(&["--workspace", "--all-targets"], &build::FEATURES)
+    }),
+    ("clippy, agent without features", || {
+        clippy_host(&["-p", "netprobe-agent"], &[])
     }),
     ("clippy, BPF crate", clippy_bpf),
     ("data flows one way", || {
@@ -55,7 +50,7 @@ const GATES: &[Gate] = &[
 
 /// Runs every gate.
 pub(crate) fn run() -> Result<()> {
-    packages::ensure(Need::Build)?;
+    packages::ensure(Need::Agent)?;
     for component in ["fmt", "clippy"] {
         component_there(component)?;
     }
@@ -121,6 +116,16 @@ fn locks() -> Result<()> {
         .with_context(|| format!("run `cargo check` in {} and commit its Cargo.lock", dir.display()))?;
     }
     Ok(())
+}
+
+fn clippy_host(selection: &[&str], features: &[&str]) -> Result<()> {
+    sh::run(
+        sh::cargo(None)
+            .args(["clippy", "--quiet"])
+            .args(selection)
+            .args(features)
+            .args(["--", "-D", "warnings"]),
+    )
 }
 
 fn clippy_bpf() -> Result<()> {

@@ -187,7 +187,7 @@ fn dispatch(command: Command) -> Result<()> {
             if test {
                 engine::ensure()?;
             }
-            packages::ensure(Need::Build)?;
+            packages::ensure(Need::Agent)?;
             toolchain::find_or_install()?;
             toolchain::ensure_linker()
         }
@@ -203,7 +203,7 @@ fn dispatch(command: Command) -> Result<()> {
             if args.is_empty() {
                 test::archive_campaigns()?;
             }
-            start::test_program("validate", &args, None)
+            start::test_program("validate", &args, &[])
         }
         Command::Bench { args } => start::bench(&args),
         Command::Contract { seconds } => contract::run(seconds),

@@ -9,8 +9,10 @@ use crate::sh::{self, say};
 /// When a package is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
-    /// To build and run the agent.
+    /// To build and run whatever is Rust.
     Build,
+    /// To build the agent with all its features.
+    Agent,
     /// To run something in a virtual machine.
     Vm,
     /// To run every test.
@@ -42,6 +44,9 @@ const PACKAGES: &[Package] = packages! {
     // need  apt                dnf                 zypper              pacman              program               why
     Build "gcc"              "gcc"               "gcc"               "gcc"               "cc"                  "links host programs";
     Build "libc6-dev"        "glibc-devel"       "glibc-devel"       "glibc"             ""                    "C headers and start files";
+    Agent "make"             "make"              "make"              "make"              "make"                "builds librdkafka";
+    Agent "pkg-config"       "pkgconf-pkg-config" "pkgconf-pkg-config" "pkgconf"          "pkg-config"          "finds OpenSSL";
+    Agent "libssl-dev"       "openssl-devel"     "libopenssl-devel"  "openssl"           ""                    "TLS of librdkafka";
     Vm    "iproute2"         "iproute"           "iproute2"          "iproute2"          "ip"                  "namespaces, veth pairs, ss";
     Vm    "nftables"         "nftables"          "nftables"          "nftables"          "nft"                 "the NAT gateway";
     Vm    "conntrack"        "conntrack-tools"   "conntrack-tools"   "conntrack-tools"   "conntrack"           "NAT truth";
@@ -64,7 +69,7 @@ const PACKAGES: &[Package] = packages! {
     Test  "ceph-osd"         "ceph-osd"          "ceph-osd"          "ceph"              "ceph-osd"            "an S3 service for the archive";
     Test  "radosgw"          "ceph-radosgw"      "ceph-radosgw"      "ceph"              "radosgw"             "an S3 service for the archive";
     Test  "ceph-common"      "ceph-common"       "ceph-common"       "ceph"              "ceph"                "an S3 service for the archive";
-    Test  "python3-venv"     "python3"           "python3"           "python"            "python3"             "runs DuckDB on the archive";
+    Test  "python3-venv"     "python3"           "python3"           "python"            "python3"             "runs those who read archive and Kafka";
     Test  "e2fsprogs"        "e2fsprogs"         "e2fsprogs"         "e2fsprogs"         "mkfs.ext4"           "a file system that loses power";
     Test  "xfsprogs"         "xfsprogs"          "xfsprogs"          "xfsprogs"          "mkfs.xfs"            "a file system that loses power";
     Test  "btrfs-progs"      "btrfs-progs"       "btrfsprogs"        "btrfs-progs"       "mkfs.btrfs"          "a file system that loses power";
@@ -122,6 +127,7 @@ fn wanted(need: Need) -> impl Iterator<Item = &'static Package> {
 fn works(package: &Package) -> bool {
     match package.apt {
         "postgresql" => postgres_bin().is_some(),
+        "libssl-dev" => sh::output(sh::clean("pkg-config").args(["--exists", "openssl"])).is_ok(),
         // Python alone is often there; what makes environments is a package of its own.
         "python3-venv" => sh::output(sh::clean("python3").args(["-c", "import ensurepip, venv"])).is_ok(),
         // The C start files are what linking needs; gcc without them is a frequent half-installation.

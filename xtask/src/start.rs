@@ -17,18 +17,29 @@ pub(crate) fn agent(args: &[String]) -> Result<()> {
     become_it(cmd.args(["run", "--profile", "dev"]).args(args))
 }
 
-/// Builds the benchmark and becomes it. What measures the archive does so inside the agent: a program of its own, which
-/// the benchmark finds by `NETPROBE_ARCHIVE_BENCH`.
+/// Builds the benchmark and becomes it. What measures archive and Kafka does so inside the agent: programs of their own,
+/// which the benchmark finds by `NETPROBE_ARCHIVE_BENCH` and `NETPROBE_KAFKA_BENCH`.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     packages::ensure(Need::Test)?;
-    let archive = args.iter().any(|arg| arg == "archive" || arg == "--part=archive");
-    let program = archive.then(build::archive_bench).transpose()?;
-    let program = program.map(|program| format!("NETPROBE_ARCHIVE_BENCH={}", program.display()));
-    test_program("bench", args, program)
+    let mut variables = Vec::new();
+    for name in ["archive", "kafka"] {
+        if args
+            .iter()
+            .any(|arg| arg.strip_prefix("--part=").unwrap_or(arg) == name)
+        {
+            let program = build::bench(name)?;
+            variables.push(format!(
+                "NETPROBE_{}_BENCH={}",
+                name.to_uppercase(),
+                program.display()
+            ));
+        }
+    }
+    test_program("bench", args, &variables)
 }
 
 /// Builds a program of the tests, optimised, and becomes it; it finds the agent by `NETPROBE_BIN`.
-pub(crate) fn test_program(name: &str, args: &[String], variable: Option<String>) -> Result<()> {
+pub(crate) fn test_program(name: &str, args: &[String], variables: &[String]) -> Result<()> {
     packages::ensure(Need::Test)?;
     let agent = build::agent()?;
     say!("building {name}");
@@ -36,7 +47,7 @@ pub(crate) fn test_program(name: &str, args: &[String], variable: Option<String>
         .with_context(|| format!("{name} did not build"))?;
     let mut cmd = sh::privileged("env")?;
     cmd.arg(format!("NETPROBE_BIN={}", agent.display()));
-    cmd.args(variable);
+    cmd.args(variables);
     become_it(
         cmd.arg(sh::target().join("release").join(name))
             .args(args)

@@ -56,7 +56,7 @@ pub(crate) fn start(folder: &Path, origin: &Origin, syncs: Syncs) -> Result<Star
         Syncs::Yes => {
             let opener = config.clone();
             let open = Box::new(move || Store::open(&opener));
-            Archive::start_on(&config, origin, Arc::new(folder), open)
+            Archive::start_on(&config, origin, Arc::new(folder), open, None)
         }
         Syncs::No => {
             // Makes the folder.
@@ -64,7 +64,7 @@ pub(crate) fn start(folder: &Path, origin: &Origin, syncs: Syncs) -> Result<Star
             let path = config.url.trim_start_matches("file://");
             let store = Store::over(Arc::new(LocalFileSystem::new_with_prefix(path)?), true);
             let open = Box::new(move || Ok(store.clone()));
-            Archive::start_on(&config, origin, Arc::new(Unsynced(folder)), open)
+            Archive::start_on(&config, origin, Arc::new(Unsynced(folder)), open, None)
         }
     };
     Ok(started?)

@@ -8,7 +8,7 @@ use crate::{
     event::{Event, Nanos},
     history::sla,
     metrics::{Destination, PairReport},
-    probe_report::{AcceptQueueReport, ArchiveReport, GovernorReport, LimitReport, ProbeReport},
+    probe_report::{AcceptQueueReport, ArchiveReport, GovernorReport, KafkaReport, LimitReport, ProbeReport},
 };
 
 /// Version of the API, in every JSON answer.
@@ -151,6 +151,8 @@ pub struct ResilienceAnswer {
     pub targets: Vec<Target>,
     /// Spool and archive, with `durable_seq` of the run; `null`: nothing is archived.
     pub archive: Option<ArchiveReport>,
+    /// The way into Kafka; `null`: nothing is sent there.
+    pub kafka: Option<KafkaReport>,
     /// What keeps the agent within its budget, and what it sheds for that.
     pub governor: Option<GovernorReport>,
 }
@@ -168,4 +170,6 @@ pub struct Target {
     pub lost: u64,
     /// When something last arrived; `null` where nobody keeps that.
     pub last_success: Option<Nanos>,
+    /// Why the last try failed; `null` after a success, and where nobody keeps that.
+    pub last_error: Option<String>,
 }

@@ -17,6 +17,7 @@ use crate::{
     },
     event::{Event, Nanos},
     filter::Filter,
+    kafka::{self, Kafka},
     metrics::{Format, Metrics},
     probe_report::ProbeReport,
     query::{Handle, QueryError},
@@ -44,6 +45,8 @@ pub struct Service {
     pub stream: Arc<Gateway>,
     /// The history; `None`: nothing is archived.
     pub archive: Option<Archive>,
+    /// The way into Kafka; `None`: nothing is sent there.
+    pub kafka: Option<Kafka>,
     /// Run of the agent, part of cursors.
     pub run: Arc<str>,
 }
@@ -133,11 +136,12 @@ impl Service {
         })
     }
 
-    /// What the pipeline knows of itself, the stream's clients, and the archive.
+    /// What the pipeline knows of itself, the stream's clients, the archive, and the way into Kafka.
     async fn report(&self) -> Result<ProbeReport, ServiceError> {
         let mut report = *self.handle.probe().await?;
         report.stream = Some(self.stream.report());
         report.archive = self.archive.as_ref().map(Archive::report);
+        report.kafka = self.kafka.as_ref().map(Kafka::report);
         Ok(report)
     }
 
@@ -173,10 +177,21 @@ impl Service {
         let report = self.report().await?;
         let sinks = report.ledger.into_iter().flat_map(|ledger| ledger.sinks);
         let targets = sinks.map(|sink| {
-            let archive = report.archive.as_ref().filter(|_| sink.sink == archive::NAME);
+            let way = match &*sink.sink {
+                archive::NAME => report
+                    .archive
+                    .as_ref()
+                    .map(|archive| (archive.circuit, archive.last_success, &archive.last_error)),
+                kafka::NAME => report
+                    .kafka
+                    .as_ref()
+                    .map(|kafka| (kafka.circuit, kafka.last_success, &kafka.last_error)),
+                _ => None,
+            };
             Target {
-                circuit: archive.map(|archive| archive.circuit.name().to_owned()),
-                last_success: archive.and_then(|archive| archive.last_success),
+                circuit: way.map(|(circuit, ..)| circuit.name().to_owned()),
+                last_success: way.and_then(|(_, last_success, _)| last_success),
+                last_error: way.and_then(|(.., last_error)| last_error.clone()),
                 target: sink.sink,
                 queued: sink.queued,
                 lost: sink.lost.values().sum(),
@@ -189,6 +204,7 @@ impl Service {
             destinations: self.metrics.destinations(),
             targets,
             archive: report.archive,
+            kafka: report.kafka,
             governor: report.governor,
         })
     }

@@ -127,6 +127,7 @@ fn start_with(config: ApiConfig, pipeline: Pipeline) -> Api {
     let metrics = Metrics::new(&MetricsConfig::default(), fixture::origin().boot_id);
     let service = Service {
         archive: None,
+        kafka: None,
         handle,
         metrics: metrics.clone(),
         recent: recent.clone(),

@@ -8,7 +8,10 @@
 //! A file that ends within a frame is torn: nobody was promised that frame. Anything else that does not fit is
 //! corrupt. Neither is an error: reading ends there, and says so.
 
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    ops::Deref,
+};
 
 use super::cipher::{self, Cipher, SALT, SpoolKey, TAG};
 
@@ -122,9 +125,9 @@ pub enum Next<'a> {
 
 /// Reads the frames of one segment.
 #[derive(Debug)]
-pub struct Frames<'k, R> {
+pub struct Frames<K, R> {
     reader: R,
-    key: Option<&'k SpoolKey>,
+    key: Option<K>,
     coding: Coding,
     frame: Vec<u8>,
     /// Bytes up to the end of the last whole frame.
@@ -143,9 +146,9 @@ enum Coding {
     Locked,
 }
 
-impl<'k, R: Read> Frames<'k, R> {
+impl<K: Deref<Target = SpoolKey>, R: Read> Frames<K, R> {
     /// Reads from the begin of a segment; with a key also one that is encrypted.
-    pub fn new(reader: R, key: Option<&'k SpoolKey>) -> Frames<'k, R> {
+    pub fn new(reader: R, key: Option<K>) -> Frames<K, R> {
         Frames {
             reader,
             key,
@@ -227,7 +230,7 @@ impl<'k, R: Read> Frames<'k, R> {
             return Ok(Some(Next::Torn));
         }
         self.good += SALT as u64;
-        self.coding = match self.key {
+        self.coding = match &self.key {
             Some(key) => Coding::Encrypted(key.cipher(&salt)?),
             None => Coding::Locked,
         };

@@ -8,7 +8,8 @@ use std::{
 use super::{
     Workers,
     state::{
-        DEADLINE, EXPIRED, NO_SPOOL, QUEUE_FULL, Refuses, SPOOL_CORRUPT, SPOOL_FULL, Shared, UNWRITABLE,
+        DEADLINE, EXPIRED, NO_SPOOL, QUEUE_FULL, Refuses, SPOOL_CORRUPT, SPOOL_FULL, Shared, State,
+        UNWRITABLE,
     },
 };
 use crate::{
@@ -23,7 +24,7 @@ pub(super) const UPDATE: &str = "update";
 pub const NAME: &str = "archive";
 
 /// Memory of the events that wait for the disk at most, bytes: seconds of a busy host.
-const ROOM: usize = 32 << 20;
+pub(super) const ROOM: usize = 32 << 20;
 /// From here on only what must be kept is taken.
 const ROOM_FOR_OTHERS: usize = ROOM / 2;
 
@@ -37,30 +38,14 @@ pub struct ArchiveSink {
     pub(super) batch: usize,
 }
 
-impl Sink for ArchiveSink {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn loses_by(&self) -> &'static [&'static str] {
-        &[
-            QUEUE_FULL,
-            SPOOL_FULL,
-            SPOOL_CORRUPT,
-            UNWRITABLE,
-            EXPIRED,
-            DEADLINE,
-        ]
-    }
-
-    fn consume(&mut self, event: &Arc<Event>) -> Outcome {
+impl ArchiveSink {
+    fn take(&self, state: &mut State, event: &Arc<Event>) -> Outcome {
         let seq = event.seq.unwrap_or(0);
         let update = event
             .flow
             .as_ref()
             .is_some_and(|flow| flow.state == FlowState::Update);
         let keep = must_keep(event);
-        let mut state = self.shared.lock();
         state.offered = seq;
         if update && !keep && !self.updates {
             if state.idle() {
@@ -96,10 +81,33 @@ impl Sink for ArchiveSink {
         }
         Outcome::Queued
     }
+}
+
+impl Sink for ArchiveSink {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn loses_by(&self) -> &'static [&'static str] {
+        &[
+            QUEUE_FULL,
+            SPOOL_FULL,
+            SPOOL_CORRUPT,
+            UNWRITABLE,
+            EXPIRED,
+            DEADLINE,
+        ]
+    }
+
+    fn consume(&mut self, event: &Arc<Event>) -> Outcome {
+        let mut state = self.shared.lock();
+        let outcome = self.take(&mut state, event);
+        state.outcome = Some(outcome);
+        outcome
+    }
 
     fn has_room(&self) -> bool {
-        let state = self.shared.lock();
-        state.ended.is_none() && state.refuses != Refuses::Everything && state.queued_bytes < ROOM
+        self.shared.lock().has_room()
     }
 
     fn settled(&self) -> Settled {
@@ -149,13 +157,15 @@ impl Sink for ArchiveSink {
 /// Stands in when the spool cannot be used: the agent runs, and every event it cannot archive is counted.
 #[derive(Debug)]
 pub struct NoSpool {
+    /// Name of the sink it stands in for.
+    pub name: &'static str,
     /// Whether updates would be archived.
     pub updates: bool,
 }
 
 impl Sink for NoSpool {
     fn name(&self) -> &'static str {
-        NAME
+        self.name
     }
 
     fn loses_by(&self) -> &'static [&'static str] {

@@ -8,7 +8,8 @@
 //! | `RUN-FIRSTSEQ.open` | a segment being written, or waiting to be sealed: [frames](super::frame) |
 //! | `NUMBER.jsonl.zst` | a sealed segment: the very bytes of the object |
 //! | `NUMBER.manifest.json` | its manifest, signed; the commit of the seal |
-//! | `NUMBER.done.json` | the same manifest once the archive has both. The newest stays: it is the head of the chain |
+//! | `NUMBER.done.json` | the same manifest once the archive has both. The newest stays: it is the head of the chain. One beside its object is kept for a [follower](super::follow) |
+//! | `NAME.cursor` | how far a follower has come |
 //! | `signing.key` | the key, unless `archive.signing_key` names another |
 //! | `….tmp` | unfinished; removed at start |
 //! | `….quarantined` | what could not be read; never touched again |
@@ -26,7 +27,7 @@
 //!    complete; with one, the open segment is a leftover. A seal that failed is begun anew: first its manifest goes, if
 //!    there is one, folder synced.
 //! 5. An object is removed only after the archive has confirmed both it and its manifest, and the rename to
-//!    `.done.json` is synced. Uploading again what was uploaded is harmless: same name, same bytes.
+//!    `.done.json` is synced; with a follower, also not before that is past it or has given it up. Uploading again what was uploaded is harmless: same name, same bytes.
 //! 6. The manifest with the highest number is the head of the chain, and is never removed.
 
 mod names;
@@ -71,15 +72,30 @@ pub struct Sealed {
     pub manifest_bytes: Arc<[u8]>,
 }
 
-/// Says that the archive has a segment, so that its object can go.
-pub fn confirm(disk: &dyn Disk, number: u64) -> io::Result<()> {
+/// Says that the archive has a segment, so that its object can go, unless it is kept for a follower.
+pub fn confirm(disk: &dyn Disk, number: u64, keep: bool) -> io::Result<()> {
     disk.rename(&Name::Manifest(number).text(), &Name::Done(number).text())?;
     disk.sync_folder()?;
+    if keep { Ok(()) } else { forget(disk, number) }
+}
+
+/// Removes the object of a segment that the archive has, and manifests nobody needs any more.
+pub fn forget(disk: &dyn Disk, number: u64) -> io::Result<()> {
     remove_if_there(disk, &Name::Object(number).text())?;
-    for (name, _) in disk.list()? {
-        // Heads of the past: a newer one is synced.
-        if matches!(Name::parse(&name), Some(Name::Done(other)) if other < number) {
-            remove_if_there(disk, &name)?;
+    let names: Vec<_> = disk
+        .list()?
+        .iter()
+        .filter_map(|(name, _)| Name::parse(name))
+        .collect();
+    let done = names.iter().filter_map(|name| match name {
+        Name::Done(number) => Some(*number),
+        _ => None,
+    });
+    let newest = done.clone().max();
+    for number in done {
+        // Heads of the past: a newer one is synced. What is kept needs its own.
+        if Some(number) != newest && !names.contains(&Name::Object(number)) {
+            remove_if_there(disk, &Name::Done(number).text())?;
         }
     }
     Ok(())

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::spool::{Head, Rolled, Sealed};
+use super::{
+    follow::Follow,
+    spool::{Head, Rolled, Sealed},
+};
 use crate::{
     event::{Event, Nanos},
     fanout::{Outcome, Settled},
@@ -49,7 +52,13 @@ pub(super) struct State {
     pub(super) in_hand: u64,
     /// On disk, of this run, and not in the archive yet.
     pub(super) spooled: u64,
+    /// Of this run: ever put on disk.
+    pub(super) written: u64,
     pub(super) settled: Settled,
+    /// What became of the event offered last.
+    pub(super) outcome: Option<Outcome>,
+    /// Another sink that goes by the spool, if there is one.
+    pub(super) follow: Option<Follow>,
     /// How much the spool refuses.
     pub(super) refuses: Refuses,
     /// Last number offered.
@@ -70,6 +79,8 @@ pub(super) struct State {
     pub(super) ended: Option<Outcome>,
 
     pub(super) spool_bytes: u64,
+    /// The segment being written: its name, and the bytes of it that are synced.
+    pub(super) writing: Option<(String, u64)>,
     /// `ts` of the first event of the segment being written.
     pub(super) writing_since: Option<Nanos>,
     pub(super) head: Option<Head>,
@@ -134,6 +145,26 @@ impl State {
         self.queue.is_empty() && self.in_hand == 0
     }
 
+    /// Segments that nobody writes to any more.
+    pub(super) fn roll(&mut self, rolled: impl IntoIterator<Item = Rolled>) {
+        for rolled in rolled {
+            if let (Some(follow), Some(content)) = (&mut self.follow, &rolled.content) {
+                follow.end(content);
+            }
+            self.rolled.push_back(rolled);
+        }
+    }
+
+    /// Where the chain ends.
+    pub(super) fn chain_head(&self) -> Option<ChainHead> {
+        let head = self.head.as_ref()?;
+        Some(ChainHead {
+            chain_id: head.chain_id.clone(),
+            index: head.next.checked_sub(1)?,
+            hash: head.hash.clone()?,
+        })
+    }
+
     pub(super) fn count_segment(&mut self, result: &'static str) {
         *self.segments.entry(result).or_default() += 1;
     }
@@ -153,6 +184,8 @@ pub(super) struct Shared {
     pub(super) to_write: Condvar,
     /// There is something to seal or to upload, or somebody ended.
     pub(super) further: Condvar,
+    /// There is more on disk.
+    pub(super) synced: Condvar,
 }
 
 impl Shared {
@@ -182,13 +215,6 @@ impl State {
         ];
         let oldest = oldest.into_iter().flatten().min();
         let age = oldest.map_or(0, |oldest| Nanos::now().0.saturating_sub(oldest.0).max(0));
-        let head = self.head.as_ref().and_then(|head| {
-            Some(ChainHead {
-                chain_id: head.chain_id.clone(),
-                index: head.next.checked_sub(1)?,
-                hash: head.hash.clone()?,
-            })
-        });
         ArchiveReport {
             run: run.clone(),
             url: url.to_owned(),
@@ -208,7 +234,7 @@ impl State {
             last_success: self.last_success,
             last_error: self.last_error.clone(),
             disk_error: self.disk_error.clone(),
-            head,
+            head: self.chain_head(),
         }
     }
 }

@@ -33,7 +33,7 @@ struct Running {
 }
 
 fn start(config: &ArchiveConfig, run: u64) -> Running {
-    let started = Archive::start(config, &origin(run));
+    let started = Archive::start(config, &origin(run), None);
     assert_eq!(started.notice, None);
     let mut fanout = Fanout::new(origin(run));
     fanout.add(started.sink);
@@ -216,7 +216,7 @@ fn a_spool_somebody_else_has_does_not_keep_the_agent_from_running() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     let first = start(&config, 1);
-    let second = Archive::start(&config, &origin(2));
+    let second = Archive::start(&config, &origin(2), None);
     assert!(
         second
             .notice

@@ -69,9 +69,9 @@ impl Uploader {
         let mut wait = FIRST_WAIT;
         while let Some(sealed) = self.next() {
             match self.bring(&mut store, &sealed) {
-                Ok(fate) => {
+                Ok((fate, kept)) => {
                     wait = FIRST_WAIT;
-                    self.book(&sealed, &fate);
+                    self.book(&sealed, &fate, kept);
                 }
                 Err(error) => {
                     // A store that failed is opened anew: its credentials or its folder may have been set right.
@@ -103,7 +103,8 @@ impl Uploader {
         }
     }
 
-    fn bring(&self, store: &mut Option<Store>, sealed: &Sealed) -> Result<Fate, UploadError> {
+    /// Brings a segment to its end; whether its object is kept for a follower.
+    fn bring(&self, store: &mut Option<Store>, sealed: &Sealed) -> Result<(Fate, bool), UploadError> {
         let store = match store {
             Some(store) => store,
             None => store.insert((self.open)()?),
@@ -158,8 +159,13 @@ impl Uploader {
                 _ => {}
             }
         }
-        spool::confirm(&*self.disk, sealed.number)?;
-        Ok(fate)
+        let follow = |state: &State| {
+            let follow = state.follow.as_ref();
+            follow.is_some_and(|follow| follow.wants(&sealed.manifest.content))
+        };
+        let keep = !matches!(fate, Fate::GivenUp(SPOOL_CORRUPT)) && follow(&self.shared.lock());
+        spool::confirm(&*self.disk, sealed.number, keep)?;
+        Ok((fate, keep))
     }
 
     fn expired(&self, sealed: &Sealed) -> bool {
@@ -168,9 +174,12 @@ impl Uploader {
             .is_some_and(|most| u128::try_from(age).is_ok_and(|age| age > most.as_nanos()))
     }
 
-    fn book(&self, sealed: &Sealed, fate: &Fate) {
+    fn book(&self, sealed: &Sealed, fate: &Fate, kept: bool) {
         let mut state = self.shared.lock();
         state.sealed.pop_front();
+        if let Some(follow) = state.follow.as_mut().filter(|_| kept) {
+            follow.kept.push_back(sealed.clone());
+        }
         let own = sealed.manifest.content.run == self.run;
         let events = sealed.manifest.content.events;
         if own {

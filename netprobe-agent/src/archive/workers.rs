@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     disk::Disk,
+    follow,
     spool::{self, Sealer, Writer},
     state::{Refuses, SPOOL_CORRUPT, Shared, UNWRITABLE},
 };
@@ -44,7 +45,7 @@ pub(super) fn write(
     loop {
         if looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             looked = Some(Instant::now());
-            look(shared, disk, &mut writer, settings.room);
+            look(shared, disk, run, &mut writer, settings.room);
         }
         let mut state = shared.lock();
         if hand.is_empty() {
@@ -97,6 +98,7 @@ fn settle(shared: &Shared, writer: &Writer, hand: &mut Vec<Arc<Event>>, done: sp
     hand.drain(..done.count);
     state.in_hand = hand.len() as u64;
     state.spooled += (done.count - done.unwritable) as u64;
+    state.written += (done.count - done.unwritable) as u64;
     state.lost(UNWRITABLE, done.unwritable as u64);
     if done.unwritable > 0
         && let Some(last) = last
@@ -111,10 +113,12 @@ fn settle(shared: &Shared, writer: &Writer, hand: &mut Vec<Arc<Event>>, done: sp
         state.reach(last);
     }
     state.writing_since = writer.content().map(|content| content.ts_first);
+    state.writing = writer.synced();
     if !done.rolled.is_empty() {
-        state.rolled.extend(done.rolled);
+        state.roll(done.rolled);
         shared.further.notify_all();
     }
+    shared.synced.notify_all();
     tracing::debug!(durable_seq = state.durable_seq(), "synced");
     trouble(
         &mut state.disk_error,
@@ -137,14 +141,17 @@ fn trouble(slot: &mut Option<String>, error: Option<&io::Error>, what: &str) {
 }
 
 /// Ends a segment that is due, and measures the spool.
-fn look(shared: &Shared, disk: &dyn Disk, writer: &mut Writer, room: u64) {
+fn look(shared: &Shared, disk: &dyn Disk, run: &str, writer: &mut Writer, room: u64) {
     let rolled = writer.roll_if_due();
+    let scarce = room - room / RESERVED;
     let bytes = disk
         .list()
-        .map(|files| files.iter().map(|(_, bytes)| bytes).sum::<u64>());
+        .map(|files| files.iter().map(|(_, bytes)| bytes).sum::<u64>())
+        .map(|bytes| follow::make_room(shared, disk, run, bytes, scarce));
     let mut state = shared.lock();
     if let Some(rolled) = rolled {
-        state.rolled.push_back(rolled);
+        state.roll([rolled]);
+        state.writing = None;
         state.writing_since = None;
         shared.further.notify_all();
     }
@@ -152,7 +159,7 @@ fn look(shared: &Shared, disk: &dyn Disk, writer: &mut Writer, room: u64) {
         state.spool_bytes = bytes;
         let refuses = if bytes >= room {
             Refuses::Everything
-        } else if bytes >= room - room / RESERVED {
+        } else if bytes >= scarce {
             Refuses::Others
         } else {
             Refuses::Nothing
@@ -171,7 +178,8 @@ fn finish(shared: &Shared, disk: &dyn Disk, run: &str, writer: &mut Writer) {
         tracing::error!(%error, "the end of the run cannot be noted; the next one will call it unclean");
     }
     let mut state = shared.lock();
-    state.rolled.extend(rolled);
+    state.roll(rolled);
+    state.writing = None;
     state.writing_since = None;
     state.written_all = true;
     shared.further.notify_all();

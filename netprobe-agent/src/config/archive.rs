@@ -184,7 +184,7 @@ fn encryption<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Strin
     )))
 }
 
-fn between<'de, D: serde::Deserializer<'de>>(
+pub(super) fn between<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
     least: usize,
     most: usize,

@@ -166,7 +166,7 @@ fn errors_say_where_and_what_is_allowed() {
         ),
         (
             "[lag]\nlevel = 1\n",
-            "np.toml, line 1: unknown field `lag`, expected one of `probe`, `flow`, `requests`, `metrics`, `api`, `stream`, `archive`, `log`",
+            "np.toml, line 1: unknown field `lag`, expected one of `probe`, `flow`, `requests`, `metrics`, `api`, `stream`, `archive`, `kafka`, `log`",
         ),
         (
             "[probe]\ncidrs_only = [\n  \"10.0.0.0/8\",\n  \"10.1.0.0/16\",\n]\n",

@@ -103,6 +103,7 @@ impl Reporter {
             // The API adds its clients, and what the archive says.
             stream: None,
             archive: None,
+            kafka: None,
             cost: cost(&self.programs),
             governor: None,
             listen_overflows: self.listen_overflows.clone(),

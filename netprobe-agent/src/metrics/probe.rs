@@ -13,6 +13,8 @@ pub(super) fn write(report: &ProbeReport, page: &mut dyn Page) {
     to.ledger(report);
     to.kernel(report);
     to.archive(report);
+    to.kafka(report);
+    to.circuits(report);
     to.agent(report);
 }
 

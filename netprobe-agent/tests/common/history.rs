@@ -42,7 +42,7 @@ impl Running {
         clock: impl FnMut() -> Nanos + Send + 'static,
     ) -> Running {
         let origin = Origin::new("host", "boot", &format!("{run:016x}"));
-        let started = Archive::start(config, &origin);
+        let started = Archive::start(config, &origin, None);
         assert_eq!(started.notice, None);
         let mut fanout = Fanout::with_clock(origin.clone(), Box::new(clock));
         fanout.add(started.sink);

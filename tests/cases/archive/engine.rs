@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use netprobe_tests::agent::Agent;
 use netprobe_tests::tools;
 
-use super::{duckdb, is_update, settings, traffic};
+use super::{is_update, python, settings, traffic};
 
 /// Counts and sums by kind, service and partition, as `docs/archive.md` tells people to ask.
 const SCRIPT: &str = r"
@@ -49,7 +49,7 @@ pub(super) fn reads() -> Result<()> {
         closed += u64::from(event.flow.as_ref().is_some_and(|flow| flow.state == "closed"));
     }
     ensure!(closed >= 80, "only {closed} closed flows");
-    let python = duckdb().context("no DuckDB")?;
+    let python = python("duckdb").context("no DuckDB")?;
     let said = tools::run_command(
         Command::new(python)
             .args(["-c", SCRIPT])

@@ -4,8 +4,8 @@
 //! machine's own drift is larger than what is looked for; a round gives one ratio, all ratios a bootstrap interval.
 
 mod api;
-mod archive;
 mod cost;
+mod inside;
 mod requests;
 mod stats;
 mod stream;
@@ -19,8 +19,8 @@ use serde::Serialize;
 
 use crate::agent::{Agent, Settings};
 pub use api::Api;
-pub use archive::run as archive;
 pub use cost::{Cost, Program, hold};
+pub use inside::{archive, kafka};
 pub use requests::{Requests, requests};
 pub use stats::{Interval, bootstrap, median};
 pub use stream::Step;
@@ -105,6 +105,8 @@ pub enum Part {
     Api,
     /// What is durable when, throughput of the spool, recovery, and a day that is asked
     Archive,
+    /// Events into Kafka: throughput, price and delay
+    Kafka,
     /// Reading requests of nginx and wrk, in clear and in TLS; slices of whole seconds
     Requests,
 }

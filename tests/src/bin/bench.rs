@@ -33,7 +33,8 @@ struct Arguments {
     /// Lines for `[probe]` of the agent under test.
     #[arg(long, default_value = "")]
     probe: String,
-    /// Where the raw data go: bench.json of the cost, stream.json, api.json, archive.json, requests.json.
+    /// Where the raw data go: bench.json of the cost, stream.json, api.json, archive.json, kafka.json,
+    /// requests.json.
     #[arg(long, default_value = "docs/perf-data")]
     output: PathBuf,
     /// Holds so many flows until standard input ends: what the bench starts itself with.
@@ -71,6 +72,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.part.contains(&Part::Archive) {
         bench::archive(&options, &arguments.output.join("archive.json"))?;
+    }
+    if arguments.part.contains(&Part::Kafka) {
+        bench::kafka(&options, &arguments.output.join("kafka.json"))?;
     }
     if arguments.part.contains(&Part::Requests) {
         let requests = bench::requests(&options)?;

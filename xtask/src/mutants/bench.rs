@@ -264,7 +264,8 @@ impl Bench {
         }
         sh::run(
             self.cargo()
-                .args(["build", "--quiet", "-p", "netprobe-agent", "--bin", "netprobe"]),
+                .args(["build", "--quiet", "-p", "netprobe-agent", "--bin", "netprobe"])
+                .args(build::FEATURES),
         )?;
         self.truth = build::executable(
             self.cargo().args([

@@ -170,7 +170,7 @@ impl World {
                         before.is_none_or(|before| before == bytes),
                         "a retry writes the same bytes"
                     );
-                    if confirm(&self.sim, sealed.number).is_ok() {
+                    if confirm(&self.sim, sealed.number, false).is_ok() {
                         agent.sealed.pop_front();
                     }
                 }
@@ -212,7 +212,7 @@ impl World {
                 before.is_none_or(|before| before == bytes),
                 "a retry writes the same bytes"
             );
-            confirm(&self.sim, sealed.number).unwrap();
+            confirm(&self.sim, sealed.number, false).unwrap();
         }
         self.agent = Some(agent);
 

@@ -24,6 +24,8 @@ pub enum Name {
     Quarantined,
     /// A key.
     Key,
+    /// Place of a follower.
+    Cursor,
 }
 
 impl Name {
@@ -48,11 +50,12 @@ impl Name {
             "manifest.json" => number(stem).map(Name::Manifest),
             "done.json" => number(stem).map(Name::Done),
             "key" => Some(Name::Key),
+            "cursor" => Some(Name::Cursor),
             _ => None,
         }
     }
 
-    /// The name. Drafts, keys and quarantine have names of their own.
+    /// The name. Drafts, keys, cursors and quarantine have names of their own.
     pub fn text(&self) -> String {
         match self {
             Name::Run(run) => format!("{run}.run"),
@@ -60,7 +63,7 @@ impl Name {
             Name::Object(number) => format!("{number:012}.jsonl.zst"),
             Name::Manifest(number) => format!("{number:012}.manifest.json"),
             Name::Done(number) => format!("{number:012}.done.json"),
-            Name::Draft | Name::Quarantined | Name::Key => String::new(),
+            Name::Draft | Name::Quarantined | Name::Key | Name::Cursor => String::new(),
         }
     }
 }
@@ -88,6 +91,7 @@ mod tests {
             ("000000000007.manifest.json.tmp", Some(Name::Draft)),
             ("x.open.quarantined", Some(Name::Quarantined)),
             ("signing.key", Some(Name::Key)),
+            ("kafka.cursor", Some(Name::Cursor)),
             ("7.jsonl.zst", None),
             ("notes.txt", None),
             ("lost+found", None),

@@ -21,6 +21,8 @@ pub struct Recovered {
     pub head: Head,
     /// Sealed and not confirmed, oldest first.
     pub sealed: Vec<Sealed>,
+    /// Confirmed, and the object is still there, oldest first: a follower may want it.
+    pub kept: Vec<Sealed>,
     /// Not sealed, in order.
     pub rolled: Vec<Rolled>,
     /// What was lost, to be told.
@@ -35,7 +37,7 @@ pub fn recover(disk: &dyn Disk, key: Option<&SpoolKey>) -> io::Result<Recovered>
     for (name, _) in disk.list()? {
         match Name::parse(&name) {
             Some(Name::Draft) => disk.remove(&name)?,
-            Some(Name::Key | Name::Quarantined) => {}
+            Some(Name::Key | Name::Quarantined | Name::Cursor) => {}
             Some(known) => names.push(known),
             None => tracing::warn!(
                 file = name,
@@ -62,6 +64,7 @@ pub fn recover(disk: &dyn Disk, key: Option<&SpoolKey>) -> io::Result<Recovered>
     Ok(Recovered {
         head: chain.head,
         sealed: chain.sealed,
+        kept: chain.kept,
         rolled,
         gaps: recovery.gaps,
         quarantined: recovery.quarantined,
@@ -78,6 +81,7 @@ struct Recovery<'a> {
 struct Chain {
     head: Head,
     sealed: Vec<Sealed>,
+    kept: Vec<Sealed>,
     /// Run and first number of what is sealed.
     begins: Vec<(Arc<str>, u64)>,
 }
@@ -123,7 +127,7 @@ impl Recovery<'_> {
             }
         }
         let newest = manifests.last_key_value().map(|(number, _)| *number);
-        let (mut sealed, mut begins, mut head) = (Vec::new(), Vec::new(), None);
+        let (mut sealed, mut kept, mut begins, mut head) = (Vec::new(), Vec::new(), Vec::new(), None);
         let mut unreadable = Vec::new();
         for (number, name) in &manifests {
             let read = disk::read_whole(self.disk, &name.text()).and_then(|bytes| {
@@ -150,12 +154,15 @@ impl Recovery<'_> {
                 hash: Some(signing::sha256(&bytes)),
                 start: None,
             });
+            let segment = Sealed {
+                number: *number,
+                manifest,
+                manifest_bytes: bytes.into(),
+            };
             if matches!(name, Name::Manifest(_)) {
-                sealed.push(Sealed {
-                    number: *number,
-                    manifest,
-                    manifest_bytes: bytes.into(),
-                });
+                sealed.push(segment);
+            } else if objects.contains(number) {
+                kept.push(segment);
             }
         }
         let head = match (head, newest) {
@@ -174,15 +181,18 @@ impl Recovery<'_> {
         for number in objects {
             let name = Name::Object(number);
             match manifests.get(&number) {
-                Some(Name::Manifest(_)) => {}
-                // Confirmed, and only the removal is missing.
-                Some(_) => remove_if_there(self.disk, &name.text())?,
+                Some(_) => {}
                 // A seal that was not committed: the open segment is still there.
                 None if number >= head.next => remove_if_there(self.disk, &name.text())?,
                 None => self.quarantine(&name, "it has no manifest")?,
             }
         }
-        Ok(Chain { head, sealed, begins })
+        Ok(Chain {
+            head,
+            sealed,
+            kept,
+            begins,
+        })
     }
 
     /// Open segments of earlier runs, cut to what is whole.

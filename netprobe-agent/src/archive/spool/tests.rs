@@ -208,7 +208,7 @@ fn the_head_outlives_its_segment() {
     let mut sealer = sealer(&sim, &recovered);
     sealer.seal(&recovered.rolled[0]).unwrap();
     let head = sealer.head.clone();
-    confirm(&sim, 0).unwrap();
+    confirm(&sim, 0, false).unwrap();
     assert_eq!(sim.names(), [Name::Done(0).text()]);
     let again = recover(&sim, None).unwrap();
     assert_eq!(again.head, head);

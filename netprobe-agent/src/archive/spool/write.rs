@@ -138,6 +138,12 @@ impl Writer {
         })
     }
 
+    /// Name of the segment being written and the bytes of it that are synced, once there are some.
+    pub fn synced(&self) -> Option<(String, u64)> {
+        let current = self.current.as_ref().filter(|current| current.len > 0)?;
+        Some((current.name.clone(), current.len))
+    }
+
     /// Content of the segment being written, once there is some.
     pub fn content(&self) -> Option<&Content> {
         let content = self.current.as_ref().map(|current| &current.content);

@@ -84,6 +84,10 @@ fn full_report() -> ProbeReport {
             segments: BTreeMap::from([("archived".to_owned(), 1)]),
             ..ArchiveReport::default()
         }),
+        kafka: Some(KafkaReport {
+            messages: BTreeMap::from([("delivered".to_owned(), 1)]),
+            ..KafkaReport::default()
+        }),
         governor: Some(GovernorReport {
             cpu_usage: Some(0.25),
             ..GovernorReport::default()
