@@ -36,6 +36,33 @@ pub(crate) fn agent() -> Result<PathBuf> {
     Ok(sh::target().join("release/netprobe"))
 }
 
+/// The agent for arm64, BPF object first; without Kafka, whose library would need OpenSSL of that architecture.
+pub(crate) fn arm64() -> Result<()> {
+    const TARGET: &str = "aarch64-unknown-linux-gnu";
+    const LINKER: &str = "aarch64-linux-gnu-gcc";
+    if cfg!(target_arch = "aarch64") {
+        return agent().map(drop);
+    }
+    if sh::which(LINKER).is_none() {
+        packages::install_named(&["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])?;
+    }
+    sh::run(sh::clean("rustup").args(["target", "add", TARGET]))
+        .context("the standard library for arm64 did not install")?;
+    ebpf::build_for("aarch64")?;
+    say!("building netprobe for arm64");
+    let linker = format!("target.{TARGET}.linker=\"{LINKER}\"");
+    sh::run(
+        sh::cargo(None)
+            .env("CC_aarch64_unknown_linux_gnu", LINKER)
+            .args(["build", "--release", "-p", "netprobe-agent", "--bin", "netprobe"])
+            .args(["--target", TARGET, "--config", &linker]),
+    )
+    .context("netprobe did not build for arm64")?;
+    let agent = sh::target().join(TARGET).join("release/netprobe");
+    say!("built {}", agent.display());
+    Ok(())
+}
+
 /// The truth tests, built and not run.
 pub(crate) fn truth() -> Result<PathBuf> {
     say!("building the truth tests");

@@ -30,15 +30,26 @@ pub(crate) fn build() -> Result<PathBuf> {
 
 /// The same in another copy of the repository.
 pub(crate) fn build_in(root: &Path) -> Result<PathBuf> {
+    build_as(root, None)
+}
+
+/// The same for hosts of another architecture: its registers are where uprobes find arguments.
+pub(crate) fn build_for(arch: &str) -> Result<PathBuf> {
+    build_as(sh::root(), Some(arch))
+}
+
+fn build_as(root: &Path, arch: Option<&str>) -> Result<PathBuf> {
     let tools = toolchain::find_or_install()?;
     toolchain::ensure_linker()?;
 
     let dir = root.join("netprobe-ebpf");
-    let built_in = dir.join("target");
+    let built_in = dir.join("target").join(arch.unwrap_or_default());
+    let mut cmd = tools.cargo(&dir);
+    if let Some(arch) = arch {
+        cmd.env("AYA_BPF_TARGET_ARCH", arch);
+    }
     sh::run(
-        tools
-            .cargo(&dir)
-            .env("RUSTFLAGS", RUSTFLAGS)
+        cmd.env("RUSTFLAGS", RUSTFLAGS)
             .args(["build", "--release", "-Z", "build-std=core", "--target", TARGET])
             .args(["--bin", "netprobe-ebpf", "--target-dir"])
             .arg(&built_in),
@@ -47,7 +58,12 @@ pub(crate) fn build_in(root: &Path) -> Result<PathBuf> {
 
     let built = built_in.join(TARGET).join("release/netprobe-ebpf");
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    let object = root.join("target/bpf/netprobe.bpf.o");
+    // As netprobe-agent/build.rs looks for it.
+    let name = arch.map_or_else(
+        || "netprobe.bpf.o".to_owned(),
+        |arch| format!("netprobe.{arch}.bpf.o"),
+    );
+    let object = root.join("target/bpf").join(name);
     if fs::read(&object).is_ok_and(|old| old == bytes) {
         say!("BPF object unchanged: {} ({} bytes)", shown(&object), bytes.len());
         return Ok(object);

@@ -46,6 +46,8 @@ enum Command {
     },
     /// Build the BPF programs into target/bpf/netprobe.bpf.o
     Ebpf,
+    /// Build the agent (without Kafka) and its BPF programs for arm64, on whatever this machine is
+    Cross,
     /// Run the agent: probe on, API on http://127.0.0.1:9477, data in ./netprobe-data
     Run {
         /// Passed on to `netprobe run`
@@ -192,6 +194,7 @@ fn dispatch(command: Command) -> Result<()> {
             toolchain::ensure_linker()
         }
         Command::Ebpf => ebpf::build().map(drop),
+        Command::Cross => build::arm64(),
         Command::Run { args } => start::agent(&args),
         Command::Test { filter } => test::everything(filter.as_deref()),
         Command::Lint => lint::run(),

@@ -12,6 +12,9 @@ use super::{
 /// The mode of lockdown in which programs get no helper that reads kernel memory.
 const CONFIDENTIALITY: &str = "confidentiality";
 
+/// What kprobes are made through.
+const KPROBE_SOURCE: &str = "/sys/bus/event_source/devices/kprobe/type";
+
 /// Whether programs get no helper that reads kernel memory.
 pub fn reads_forbidden() -> bool {
     lockdown().as_deref() == Some(CONFIDENTIALITY)
@@ -55,6 +58,9 @@ pub fn explain(error: &ProgramError, hook: &Hook) -> String {
         other => other,
     };
     let mut text = io.to_string();
+    if text.contains(KPROBE_SOURCE) {
+        return format!("this kernel has no kprobes for programs ({KPROBE_SOURCE} is missing)");
+    }
     let mut cause = std::error::Error::source(io);
     while let Some(inner) = cause {
         let errno = inner
