@@ -30,7 +30,7 @@ use tokio::sync::watch;
 
 pub use dto::{
     API_VERSION, ArchiveAnswer, EventsAnswer, FlowsAnswer, Health, HealthCheck, NetworkAnswer, ProbeAnswer,
-    ResilienceAnswer, Saturation, SlaAnswer, Table, Target,
+    ResilienceAnswer, Saturation, SlaAnswer, Table, Target, TimelineAnswer,
 };
 pub use listen::{Control, Listeners};
 pub use openapi::text as contract;

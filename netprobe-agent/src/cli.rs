@@ -101,6 +101,13 @@ Examples:
   netprobe sla --since 24h --until 0s --to-port 5432 -o json | jq '.destinations[] | .outages'
   netprobe sla --url s3://bucket/prefix --since 2026-11-21T09:00:00Z --until 2026-11-21T11:00:00Z --by-host")]
     Sla(report::SlaArgs),
+    /// The story of an incident, out of the archive: first symptom, causes, whom it affected, recovery
+    #[command(after_help = "\
+Examples:
+  netprobe timeline --since 2026-11-21T09:40:00Z --until 2026-11-21T10:05:00Z
+  netprobe timeline --since 30m --until 0s -o html > incident.html
+  netprobe timeline --since 1h --until 0s --service shop.service -o json | jq '.incidents[].causes'")]
+    Timeline(report::TimelineArgs),
     /// Check the configuration, or show what is in force
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -243,6 +250,7 @@ fn dispatch(command: Command) -> Result<(), AgentError> {
         Command::Top(args) => top::top(&args),
         Command::Archive(command) => archive::archive(&command),
         Command::Sla(args) => report::sla(&args),
+        Command::Timeline(args) => report::timeline(&args),
         Command::Config(command) => config::config(&command),
         Command::Token(command) => token::token(&command),
         Command::Openapi => print(crate::api::contract().as_bytes()),

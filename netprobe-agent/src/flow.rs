@@ -25,6 +25,7 @@ pub mod report;
 pub mod share;
 pub mod sockets;
 pub mod state;
+mod strain;
 pub mod survey;
 pub mod surveyor;
 pub mod takeover;

@@ -82,6 +82,7 @@ fn host(name: &str, home: &Path, archive: &Path) -> Settings {
             archive.display()
         ),
         archive_in: Some(home.to_owned()),
+        flow: "reconcile_every = \"1s\"".to_owned(),
         silent: true,
         ..Settings::default()
     }
@@ -149,6 +150,21 @@ fn play(lab: &Lab, at: SocketAddr) -> Result<Script> {
     Ok(script)
 }
 
+/// Connects to a listener that accepts nothing, until its queue is full and others are dropped.
+fn overflow(lab: &Lab) -> Result<()> {
+    lab.sysctl("srv", "net/core/somaxconn", "1")?;
+    let at = addr(SERVER, PORT + 1);
+    let _listener = tools::within(&lab.path("srv"), || Ok(std::net::TcpListener::bind(at)?))?;
+    tools::within(&lab.path("cli"), || {
+        let dial = |_| TcpStream::connect_timeout(&at, Duration::from_millis(300)).ok();
+        let queued: Vec<_> = (0..8).map(dial).collect();
+        ensure!(queued.iter().any(Option::is_none), "the queue takes everything");
+        // Longer than from one list of sockets to the next.
+        wait(4);
+        Ok(())
+    })
+}
+
 fn incident() -> Result<()> {
     let (one, two, archive) = (tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?);
     let first = Agent::start(&host("history-1", one.path(), archive.path()))?;
@@ -157,6 +173,7 @@ fn incident() -> Result<()> {
     let lab = lossy("")?;
     let at = addr(SERVER, PORT);
     let script = play(&lab, at)?;
+    overflow(&lab)?;
     // The second host's agent is killed, and comes back; the first one saw what happened meanwhile.
     second.signal(Signal::SIGKILL)?;
     let killed = now();
@@ -208,7 +225,23 @@ fn incident() -> Result<()> {
         status == 200 && by_http["destinations"] == told["destinations"],
         "by HTTP {status}: {body}"
     );
+    let story = |form: &str| netprobe(&[&["timeline"], &span[..8], &["-o", form]].concat());
+    let json: Value = serde_json::from_str(&story("json")?)?;
+    let path = format!("/api/v1/timeline?since={since}&until={until}&to-port={PORT}");
+    let (status, body) = http::get(first.listen(), &path)?;
+    let by_http: Value = serde_json::from_str(&body)?;
+    ensure!(
+        status == 200 && by_http["incidents"] == json["incidents"],
+        "by HTTP {status}: {body}"
+    );
+    let (html, markdown) = (story("html")?, story("markdown")?);
+    ensure!(
+        html.contains("<svg") && html.contains("First symptom") && !html.contains("<script"),
+        "no page: {html}"
+    );
+    ensure!(markdown.contains("First symptom, at "), "no story: {markdown}");
     drop((first, second));
+    what_happened(&script, &json)?;
     up_and_down(&script, &told)?;
     let apart: Value = serde_json::from_str(&sla(&["--by-host"])?)?;
     each_host(&script, (killed, back), &apart)
@@ -224,6 +257,76 @@ fn near(what: &str, told: f64, truth: f64, by: f64) -> Result<()> {
         (told - truth).abs() <= by,
         "{what} is {told} by the report and {truth} by the script"
     );
+    Ok(())
+}
+
+/// First the SYNs that were lost, then the refused connects, of whom and until when; and the full queue.
+fn what_happened(script: &Script, told: &Value) -> Result<()> {
+    let incidents = told["incidents"].as_array().context("no incidents")?;
+    ensure!(incidents.len() == 1, "not one incident: {told}");
+    let incident = &incidents[0];
+    let causes: Vec<_> = incident["causes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|of| &of["cause"])
+        .collect();
+    ensure!(
+        causes == ["syn_loss", "refused"],
+        "the causes are {causes:?}: {incident}"
+    );
+    let first = of_day(&incident["from"])?;
+    ensure!(
+        (script.lossy.0..script.lossy.0 + 3.0).contains(&first),
+        "the first symptom is of {first}, SYNs were lost from {:?} on",
+        script.lossy
+    );
+    let refused: Vec<f64> = script
+        .dials
+        .iter()
+        .filter(|(.., ok)| !ok)
+        .map(|(at, ..)| *at)
+        .collect();
+    let (begin, end) = (refused[0], refused[refused.len() - 1]);
+    let again = script.dials.iter().find(|(at, _, ok)| *ok && *at > end);
+    let again = again.context("nothing recovered")?.0;
+    near("recovery", of_day(&incident["recovered_at"])?, again, 0.05)?;
+    let mut hosts = Vec::new();
+    for episode in incident["episodes"].as_array().context("no episodes")? {
+        ensure!(
+            episode["destination"] == format!("{SERVER}:{PORT}") && episode["role"] == "client",
+            "of something else: {episode}"
+        );
+        ensure!(
+            episode["service"] == incident["services"][0],
+            "of somebody else: {episode}"
+        );
+        if episode["cause"] == "refused" {
+            near("first refused", of_day(&episode["from"])?, begin, 0.05)?;
+            near("last refused", of_day(&episode["to"])?, end, 0.05)?;
+            ensure!(
+                episode["count"] == refused.len(),
+                "{} were refused: {episode}",
+                refused.len()
+            );
+            hosts.push(episode["host"].clone());
+        }
+    }
+    ensure!(
+        hosts == ["history-1", "history-2"],
+        "refused is told by {hosts:?}"
+    );
+    ensure!(
+        incident["losses"] == serde_json::json!([]),
+        "something was lost: {incident}"
+    );
+    let notes = told["agents"].as_array().context("no agents")?;
+    let queue = notes.iter().any(|note| {
+        note["message"]
+            .as_str()
+            .is_some_and(|said| said.contains("full accept queues"))
+    });
+    ensure!(queue, "nobody tells of the full queue: {notes:?}");
     Ok(())
 }
 

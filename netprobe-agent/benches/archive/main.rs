@@ -99,7 +99,9 @@ fn markdown(report: &Report) -> String {
          | compression | {:.1} : 1 |\n\
          | query of one service's hour, {} events | {:.2} s |\n\
          | verify the day | {:.1} s |\n\
-         | restore the day | {:.1} s |\n",
+         | restore the day | {:.1} s |\n\
+         | `sla` of the day | {:.1} s |\n\
+         | `timeline` of an hour of it | {:.1} s |\n",
         t.synced.len(),
         t.events,
         median(&t.synced),
@@ -121,5 +123,7 @@ fn markdown(report: &Report) -> String {
         median(&d.query_seconds),
         d.verify_seconds,
         d.restore_seconds,
+        d.sla_seconds,
+        d.timeline_seconds,
     )
 }

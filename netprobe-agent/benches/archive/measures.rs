@@ -237,10 +237,21 @@ pub(crate) struct Day {
     /// Seconds of `archive verify` and of `archive restore` into an empty folder.
     pub(crate) verify_seconds: f64,
     pub(crate) restore_seconds: f64,
+    /// Seconds of `sla` of the whole day, and of `timeline` of that hour.
+    pub(crate) sla_seconds: f64,
+    pub(crate) timeline_seconds: f64,
 }
 
 /// Whose hour is asked for, and which.
 const ASKED: (u64, &str, &str) = (7, "2026-01-02T10:00:00Z", "2026-01-02T11:00:00Z");
+
+/// That day.
+const DAY: [&str; 4] = [
+    "--since",
+    "2026-01-02T00:00:00Z",
+    "--until",
+    "2026-01-03T00:00:00Z",
+];
 
 pub(crate) fn day(events: u64) -> Result<Day> {
     let folder = tempfile::tempdir()?;
@@ -286,6 +297,7 @@ pub(crate) fn day(events: u64) -> Result<Day> {
     }
     let url = ["--url", &config.url];
     let asked = [
+        "archive",
         "query",
         "-o",
         "json",
@@ -302,9 +314,13 @@ pub(crate) fn day(events: u64) -> Result<Day> {
         ensure!(lines as u64 == found, "{lines} events found instead of {found}");
         query_seconds.push(seconds);
     }
-    let (verify_seconds, _) = netprobe(&[&["verify"], &url[..]].concat())?;
+    let (verify_seconds, _) = netprobe(&[&["archive", "verify"], &url[..]].concat())?;
+    let (sla_seconds, lines) = netprobe(&[&["sla", "-o", "json"], &DAY[..], &url].concat())?;
+    ensure!(lines > 1000, "a report of {lines} lines");
+    let hour = ["timeline", "-o", "json", "--since", ASKED.1, "--until", ASKED.2];
+    let (timeline_seconds, _) = netprobe(&[&hour[..], &url].concat())?;
     let copy = format!("file://{}/copy", folder.path().display());
-    let (restore_seconds, _) = netprobe(&["restore", "--from", &config.url, "--url", &copy])?;
+    let (restore_seconds, _) = netprobe(&["archive", "restore", "--from", &config.url, "--url", &copy])?;
     Ok(Day {
         events,
         segments: segments.len(),
@@ -314,17 +330,18 @@ pub(crate) fn day(events: u64) -> Result<Day> {
         query_seconds,
         verify_seconds,
         restore_seconds,
+        sla_seconds,
+        timeline_seconds,
     })
 }
 
-/// Runs `netprobe archive …`; seconds, and lines on its standard output.
+/// Runs `netprobe …`; seconds, and lines on its standard output.
 fn netprobe(arguments: &[&str]) -> Result<(f64, usize)> {
     let program = std::env::var_os("NETPROBE_BIN").map(PathBuf::from);
     let program =
         program.context("NETPROBE_BIN does not name the agent; start this by `cargo xtask bench`")?;
     let begin = Instant::now();
     let output = Command::new(program)
-        .arg("archive")
         .args(arguments)
         .stderr(Stdio::inherit())
         .output()?;

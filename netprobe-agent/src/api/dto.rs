@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{Event, Nanos},
-    history::sla,
+    history::{sla, timeline},
     metrics::{Destination, PairReport},
     probe_report::{AcceptQueueReport, ArchiveReport, GovernorReport, KafkaReport, LimitReport, ProbeReport},
 };
@@ -86,6 +86,16 @@ pub struct SlaAnswer {
     /// The report.
     #[serde(flatten)]
     pub report: sla::Report,
+}
+
+/// Answer of `/api/v1/timeline`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TimelineAnswer {
+    /// Version of the API.
+    pub api_version: String,
+    /// The report.
+    #[serde(flatten)]
+    pub report: timeline::Report,
 }
 
 /// Answer of `/api/v1/probe`.

@@ -1,4 +1,4 @@
-//! Reports out of the archive: `netprobe sla` by HTTP.
+//! Reports out of the archive: `netprobe sla` and `netprobe timeline` by HTTP.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use utoipa::{
 };
 
 use super::{
-    dto::{API_VERSION, SlaAnswer},
+    dto::{API_VERSION, SlaAnswer, TimelineAnswer},
     openapi,
     problem::Problems,
     routes::{answer, listing},
@@ -22,7 +22,8 @@ use super::{
 use crate::{
     archive::store::{Store, StoreError},
     config::Period,
-    history::sla,
+    event::Nanos,
+    history::{sla, timeline},
 };
 
 /// One report is made at a time, by one thread: the agent has something else to do.
@@ -49,6 +50,22 @@ pub(super) async fn sla(State(service): State<Arc<Service>>, RawQuery(query): Ra
     answer(service.sla(query.as_deref()).await)
 }
 
+/// Query parameters of a story.
+pub(super) struct TimelineParameters;
+
+impl IntoParams for TimelineParameters {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        openapi::report(&[])
+    }
+}
+
+/// The story of an incident, out of the archive: first symptom, causes, whom it affected, recovery.
+#[utoipa::path(get, path = "/api/v1/timeline", tag = "read", params(TimelineParameters),
+    responses((status = 200, description = "The report", body = TimelineAnswer), Problems))]
+pub(super) async fn timeline(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Response {
+    answer(service.timeline(query.as_deref()).await)
+}
+
 /// Query parameters apart from those in `own`, and the values of those.
 fn parameters(query: Option<&str>, own: &[&str]) -> Result<(Listing, Vec<Option<String>>), ServiceError> {
     let mut values = vec![None; own.len()];
@@ -68,10 +85,7 @@ impl Service {
     async fn sla(&self, query: Option<&str>) -> Result<SlaAnswer, ServiceError> {
         let bad = ServiceError::BadRequest;
         let (listing, values) = parameters(query, &["period", "by_host"])?;
-        let (since, until) = listing
-            .since
-            .zip(listing.until)
-            .ok_or_else(|| bad("say from when to when: `since` and `until` are both needed".to_owned()))?;
+        let (since, until) = span(&listing)?;
         let period = values[0].as_deref().map(Period::parse).transpose().map_err(bad)?;
         let by_host = match values[1].as_deref() {
             None | Some("false") => false,
@@ -87,6 +101,20 @@ impl Service {
         let store = self.history()?;
         let report = in_time(sla::report(&store, &question, |_| {}), "sla").await?;
         Ok(SlaAnswer {
+            api_version: API_VERSION.to_owned(),
+            report,
+        })
+    }
+
+    /// The report of `netprobe timeline`.
+    async fn timeline(&self, query: Option<&str>) -> Result<TimelineAnswer, ServiceError> {
+        let (listing, _) = parameters(query, &[])?;
+        let (since, until) = span(&listing)?;
+        let question = timeline::Question::new(since, until, listing.filter);
+        let question = question.map_err(ServiceError::BadRequest)?;
+        let store = self.history()?;
+        let report = in_time(timeline::report(&store, &question, |_| {}), "timeline").await?;
+        Ok(TimelineAnswer {
             api_version: API_VERSION.to_owned(),
             report,
         })
@@ -119,4 +147,10 @@ async fn in_time<T>(
             TIME.as_secs()
         ))),
     }
+}
+
+fn span(listing: &Listing) -> Result<(Nanos, Nanos), ServiceError> {
+    listing.since.zip(listing.until).ok_or_else(|| {
+        ServiceError::BadRequest("say from when to when: `since` and `until` are both needed".to_owned())
+    })
 }

@@ -74,6 +74,7 @@ pub(super) fn paths() -> OpenApiRouter<App> {
         .routes(routes!(events))
         .routes(routes!(archive))
         .routes(routes!(reports::sla))
+        .routes(routes!(reports::timeline))
         .routes(routes!(probe))
         .routes(routes!(stream::stream))
         .routes(routes!(operate::log, operate::set_log))

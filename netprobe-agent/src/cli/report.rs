@@ -1,4 +1,4 @@
-//! `netprobe sla`: reports out of the archive. They need no agent.
+//! `netprobe sla`, `netprobe timeline`: reports out of the archive. They need no agent.
 
 use std::{num::NonZero, thread::available_parallelism, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::AgentError,
     event::Nanos,
-    history::sla::{self, Question},
+    history::{sla, timeline},
 };
 
 /// Segments decoded at a time at most: each takes some 50 MB meanwhile.
@@ -48,7 +48,7 @@ enum Form {
 pub(super) fn sla(args: &SlaArgs) -> Result<(), AgentError> {
     let opened = args.place.open()?;
     let (since, until) = span(&opened)?;
-    let question = Question::new(since, until, args.period, args.filters.filter()?, args.by_host)
+    let question = sla::Question::new(since, until, args.period, args.filters.filter()?, args.by_host)
         .map_err(AgentError::Usage)?
         .at_once(at_once());
     wait(async {
@@ -59,6 +59,49 @@ pub(super) fn sla(args: &SlaArgs) -> Result<(), AgentError> {
         match args.output {
             Form::Markdown => print(report.markdown().as_bytes())?,
             Form::Json => json(&report)?,
+        }
+        damaged(report.sources.damaged.len() as u64)
+    })
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TimelineArgs {
+    #[command(flatten)]
+    place: Place,
+    /// Form of the report
+    #[arg(short, long, value_enum, default_value_t)]
+    output: StoryForm,
+    #[command(flatten)]
+    filters: FilterArgs,
+}
+
+/// Form of a story.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum StoryForm {
+    /// Text and tables for people
+    #[default]
+    Markdown,
+    /// One file with plots, which loads and runs nothing
+    Html,
+    /// One JSON object
+    Json,
+}
+
+pub(super) fn timeline(args: &TimelineArgs) -> Result<(), AgentError> {
+    let opened = args.place.open()?;
+    let (since, until) = span(&opened)?;
+    let question = timeline::Question::new(since, until, args.filters.filter()?)
+        .map_err(AgentError::Usage)?
+        .at_once(at_once());
+    wait(async {
+        let bar = Bar::new("segments");
+        let report = timeline::report(&opened.store, &question, |steps| bar.step(steps)).await;
+        drop(bar);
+        let report = report.map_err(|error| opened.unreadable(&error))?;
+        match args.output {
+            StoryForm::Markdown => print(report.markdown().as_bytes())?,
+            StoryForm::Html => print(report.html().as_bytes())?,
+            StoryForm::Json => json(&report)?,
         }
         damaged(report.sources.damaged.len() as u64)
     })

@@ -17,8 +17,10 @@ use tokio::sync::mpsc;
 
 use super::{
     clock::{WallClock, monotonic_ns},
+    limits,
     live::Live,
     state::State,
+    strain::Strain,
     survey::{Purpose, Scope, Survey},
     surveyor::{NoList, Surveyor},
     udp::UdpMap,
@@ -84,6 +86,7 @@ pub struct Pipeline {
     /// Whether live flows were asked for since their counters were last read.
     looked_at: bool,
     governor: Governor,
+    strain: Strain,
 }
 
 impl Pipeline {
@@ -118,6 +121,7 @@ impl Pipeline {
             reporter,
             kernel_log: Arc::new(AtomicBool::new(config.probe.kernel_log)),
             governor: Governor::new(config.probe.cpu_budget),
+            strain: Strain::default(),
             config,
             told: Vec::new(),
             surveyor: Surveyor::default(),
@@ -330,6 +334,7 @@ impl Pipeline {
                 self.reporter.notices.extend(survey.notices);
                 self.reporter.listen_overflows = survey.listen_overflows;
                 self.reporter.accept_queues = survey.accept_queues;
+                self.look_at_the_host();
                 self.older = survey.older.into_iter();
                 if self.older.len() == 0 {
                     self.state.finish_takeover();
@@ -338,6 +343,7 @@ impl Pipeline {
             Purpose::Reconcile => {
                 self.reporter.listen_overflows = survey.listen_overflows;
                 self.reporter.accept_queues = survey.accept_queues;
+                self.look_at_the_host();
                 // What stood still since its last sample has moved all the same: it shows from now on.
                 self.state.refresh(&survey.counters, survey.since_ns);
                 self.state
@@ -346,6 +352,14 @@ impl Pipeline {
                     .reconcile_forwards(&survey.translations, survey.since_ns);
             }
             Purpose::Translate | Purpose::Counters => {}
+        }
+    }
+
+    /// Tells what the host runs out of.
+    fn look_at_the_host(&mut self) {
+        let news = self.strain.look(&self.reporter.listen_overflows, &limits::read());
+        for message in news {
+            self.tell(AgentAction::Notice, Severity::Warning, message.into());
         }
     }
 

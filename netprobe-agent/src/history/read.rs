@@ -4,15 +4,11 @@
 //! lies between two runs, a segment that is missing, damaged, given up or not signed as it says, and what `gap` events
 //! tell, is a [`Loss`]: nothing follows from what is not there then.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::ControlFlow,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use futures_util::{StreamExt, TryStreamExt};
-use serde::{Deserialize, Serialize};
 
+use super::sources::{HostSource, Loss, Sources};
 use crate::{
     archive::{
         self,
@@ -20,7 +16,7 @@ use crate::{
         read::{self, Segment, SegmentError, Span},
         store::{Store, StoreError},
     },
-    event::{Event, Gap, Nanos},
+    event::{Event, EventKind, Gap, Nanos},
     filter::Filter,
 };
 
@@ -34,57 +30,6 @@ const TOLD_WITHIN_NS: i64 = 2_000_000_000;
 const WAITED_NS: i64 = 60_000_000_000;
 const HOUR_NS: i64 = 3_600_000_000_000;
 
-/// Where a report comes from, and what it does not know.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Sources {
-    /// Every host with a segment in the time.
-    pub hosts: Vec<HostSource>,
-    /// Segments that could not be used, and why.
-    pub damaged: Vec<String>,
-}
-
-/// What a host's part of the archive is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct HostSource {
-    /// The host.
-    #[schema(value_type = String)]
-    pub host: Arc<str>,
-    /// Its segments of the time.
-    pub segments: u64,
-    /// Runs of the agent in them.
-    pub runs: u64,
-    /// First event in them.
-    pub first: Nanos,
-    /// Last event in them.
-    pub last: Nanos,
-    /// Keys they are signed with. Each signature was checked; the chain is what `netprobe archive verify` checks.
-    pub keys: BTreeSet<String>,
-    /// What is not there.
-    pub losses: Vec<Loss>,
-}
-
-/// A time in which something of a host is not there.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Loss {
-    /// Not before.
-    pub from: Nanos,
-    /// Not after.
-    pub to: Nanos,
-    /// Where it was lost: that of a gap, or `agent` (it did not run), `archive` (a segment).
-    pub stage: String,
-    /// Why.
-    pub reason: String,
-    /// Records or events; `null` when it cannot be known.
-    pub count: Option<u64>,
-}
-
-impl Loss {
-    /// Whether connections may be missing, not payload of requests alone.
-    pub fn hides_connections(&self) -> bool {
-        !self.reason.starts_with("payload")
-    }
-}
-
 /// What is asked of the archive.
 #[derive(Clone, Debug)]
 pub struct Question {
@@ -97,7 +42,7 @@ pub struct Question {
 }
 
 /// Reads the events of a time, in the order of hour, host, run and number, and gives what `pick` makes of each that the
-/// filter wants. `seen` is told of every segment, with how many there are.
+/// filter wants, and of what agents said of themselves. `seen` is told of every segment, with how many there are.
 pub async fn walk<T: Send + 'static>(
     store: &Store,
     question: &Question,
@@ -112,7 +57,7 @@ pub async fn walk<T: Send + 'static>(
     let mut wanted = Vec::new();
     for segment in segments {
         if let Some(manifest) = book.enter(&segment)
-            && (read::may_hold(&manifest, &span, &question.filter) || !manifest.content.gaps.is_empty())
+            && (read::may_hold(&manifest, &span, &question.filter) || tells_of_itself(&manifest))
         {
             wanted.push((segment, manifest));
         }
@@ -153,6 +98,12 @@ pub async fn walk<T: Send + 'static>(
     Ok(book.close())
 }
 
+/// Whether a segment has losses, or something an agent said.
+fn tells_of_itself(manifest: &Manifest) -> bool {
+    let content = &manifest.content;
+    !content.gaps.is_empty() || content.kinds.contains_key(EventKind::Agent.name())
+}
+
 /// What is wanted of a segment.
 struct Decoded<T> {
     picked: Vec<T>,
@@ -183,7 +134,7 @@ fn decode<T>(
         if let Some(gap) = &event.gap {
             decoded.gaps.push((ts, (**gap).clone()));
         }
-        if span.holds(ts) && filter.matches(&event) {
+        if span.holds(ts) && (event.kind == EventKind::Agent || filter.matches(&event)) {
             decoded.picked.extend(pick(event));
         }
         Ok(ControlFlow::Continue(()))

@@ -3,16 +3,18 @@
 //! A destination is what clients dialed: address and port, as seen by all hosts of the archive. One that means another
 //! machine on each host (loopback, link-local) is told by host.
 
+mod document;
+mod fact;
 mod fold;
-mod markdown;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    read::{self, Sources},
+    read,
     slots::{self, SLOT_SECONDS},
+    sources::Sources,
 };
 use crate::{
     archive::{
@@ -22,7 +24,9 @@ use crate::{
     event::Nanos,
     filter::Filter,
 };
-use fold::{Fold, TOLD_LATE_NS, fact};
+use fact::fact;
+pub(super) use fact::{after, end};
+use fold::Fold;
 
 /// Name and version of the report's form.
 pub const SCHEMA: &str = "netprobe.sla/1";
@@ -207,9 +211,9 @@ pub struct Outage {
     pub to: Nanos,
     /// Length.
     pub seconds: u64,
-    /// First failure.
+    /// First failure, also in the slot before when it was good until then.
     pub first_failure: Nanos,
-    /// Last failure.
+    /// Last failure, also in the slot after when it was good from then on.
     pub last_failure: Nanos,
     /// A success after the last failure, the first one when nothing succeeded between failures; `null`: what follows
     /// is not known to be up.
@@ -224,7 +228,10 @@ pub async fn report(store: &Store, question: &Question, seen: impl FnMut(u64)) -
         span: Span {
             since: Some(Nanos(question.since.0.saturating_sub(slots::REACH_NS))),
             until: Some(Nanos(
-                question.until.0.saturating_add(slots::REACH_NS + TOLD_LATE_NS),
+                question
+                    .until
+                    .0
+                    .saturating_add(slots::REACH_NS + super::TOLD_LATE_NS),
             )),
         },
         filter: question.filter.clone(),

@@ -90,6 +90,40 @@ async fn an_outage_is_told_to_the_slot_and_to_the_moment() {
 }
 
 #[tokio::test]
+async fn moments_of_an_outage_reach_into_the_slots_beside_it() {
+    let store = store();
+    let mut host = Host::new(&store, "web-1", 1);
+    // Each edge leaves a slot that was good for the larger part.
+    dials(&mut host, (0, 100), 28..62);
+    host.seal().await;
+    let report = ask(&store, question(0.0, 100.0)).await;
+    let outage = &of(&report, DB).outages[0];
+    assert_eq!((outage.from, outage.to), (at(30.0), at(60.0)));
+    assert_eq!(
+        (outage.first_failure, outage.last_failure, outage.recovered_at),
+        (at(28.5001), at(61.5001), Some(at(62.502)))
+    );
+    // A SYN lost in the slot before, and successes after it: it was up in between.
+    let store = store_of_a_lost_syn().await;
+    let report = ask(&store, question(0.0, 100.0)).await;
+    let outage = &of(&report, DB).outages[0];
+    assert_eq!((outage.from, outage.first_failure), (at(30.0), at(34.5001)));
+}
+
+async fn store_of_a_lost_syn() -> Store {
+    let store = store();
+    let mut host = Host::new(&store, "web-1", 1);
+    dials(&mut host, (0, 29), 0..0);
+    let mut flow = Flow::new(FlowState::Closed);
+    (flow.connect_ms, flow.syn_retransmits) = (Some(1000.0), Some(1));
+    let event = host.flow(29.8, 1005.0, DB, flow);
+    host.tell(30.81, event);
+    dials(&mut host, (33, 100), 34..60);
+    host.seal().await;
+    store
+}
+
+#[tokio::test]
 async fn silence_is_not_up_and_a_loss_is_neither() {
     let store = store();
     let mut host = Host::new(&store, "web-1", 1);

@@ -2,139 +2,29 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    hash::{DefaultHasher, Hash, Hasher},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use super::{Destination, Failures, Outage, Period, Question, Report, SCHEMA, SECOND_NS, Unknown, host_of};
+use super::{
+    Destination, Failures, Outage, Period, Question, Report, SCHEMA, SECOND_NS, Unknown,
+    fact::{Fact, How, What},
+    host_of,
+};
 use crate::{
-    event::{CloseReason, Event, FlowRole, FlowState, Nanos, Protocol},
+    event::Nanos,
     history::{
+        TOLD_LATE_NS,
         latency::Latencies,
-        read::{HostSource, Sources},
         slots::{self, SLOT_SECONDS, Seen, State},
+        sources::{HostSource, Sources},
     },
 };
 
-/// How long after an attempt began its failure may be told, with the kernel's defaults.
-pub(super) const TOLD_LATE_NS: i64 = 180 * SECOND_NS;
 /// Most destinations of a report.
 const MOST: usize = 10_000;
 /// Most services named of a destination.
 const MOST_SERVICES: usize = 20;
-
-/// What an event tells of a destination.
-#[derive(Clone, Debug)]
-pub(in crate::history) struct Fact {
-    pub(in crate::history) host: Arc<str>,
-    pub(in crate::history) service: Option<Arc<str>>,
-    pub(in crate::history) peer: (IpAddr, u16),
-    pub(in crate::history) what: What,
-}
-
-#[derive(Clone, Debug)]
-pub(in crate::history) enum What {
-    /// A connection that was established.
-    Connected {
-        begin: Nanos,
-        at: Nanos,
-        ms: f64,
-        syn_retransmits: u64,
-        /// The connection, to count it once.
-        id: u64,
-        /// Whether it lives on.
-        lives: bool,
-        /// When it timed out, if it did.
-        broken: Option<Nanos>,
-    },
-    /// One of which only the end was seen: it timed out.
-    Broken { at: Nanos },
-    /// A connect that failed.
-    Failed { begin: Nanos, at: Nanos, how: How },
-    /// A request.
-    Request {
-        at: Nanos,
-        ms: Option<f64>,
-        answered: bool,
-        failed: bool,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::history) enum How {
-    Refused,
-    Unanswered,
-    Otherwise,
-}
-
-/// What an event tells, if anything.
-pub(in crate::history) fn fact(event: Event) -> Option<Fact> {
-    if event.role != Some(FlowRole::Client) {
-        return None;
-    }
-    let peer = event.peer_ip.zip(event.peer_port)?;
-    let what = match (&event.flow, &event.request) {
-        (Some(_), _) if event.protocol == Some(Protocol::Tcp) => flow(&event)?,
-        (_, Some(request)) => What::Request {
-            at: end(&event),
-            ms: event.elapsed_ms,
-            answered: request.status_code.is_some(),
-            failed: request.error.is_some() || request.status_code.is_some_and(|status| status >= 500),
-        },
-        _ => return None,
-    };
-    Some(Fact {
-        host: event.host,
-        service: event.service,
-        peer,
-        what,
-    })
-}
-
-fn flow(event: &Event) -> Option<What> {
-    let flow = event.flow.as_ref()?;
-    let broken = (flow.state == FlowState::Closed && flow.close_reason == Some(CloseReason::Timeout))
-        .then(|| end(event));
-    match (flow.state, event.started_at, flow.connect_ms) {
-        // Not archived as a rule, and told by `open` or at the end in any case.
-        (FlowState::Update, ..) => None,
-        (FlowState::Failed, ..) => Some(What::Failed {
-            begin: event.started_at.unwrap_or(event.ts),
-            at: end(event),
-            how: match flow.close_reason {
-                Some(CloseReason::Refused) => How::Refused,
-                Some(CloseReason::Timeout | CloseReason::Abandoned) => How::Unanswered,
-                _ => How::Otherwise,
-            },
-        }),
-        (state, Some(begin), Some(ms)) => {
-            let mut hasher = DefaultHasher::new();
-            (&event.connection_id, begin).hash(&mut hasher);
-            Some(What::Connected {
-                begin,
-                at: after(begin, ms),
-                ms,
-                syn_retransmits: flow.syn_retransmits.unwrap_or(0),
-                id: hasher.finish(),
-                lives: state == FlowState::Open,
-                broken,
-            })
-        }
-        _ => broken.map(|at| What::Broken { at }),
-    }
-}
-
-fn end(event: &Event) -> Nanos {
-    match (event.started_at, event.elapsed_ms) {
-        (Some(begin), Some(ms)) => after(begin, ms),
-        _ => event.ts,
-    }
-}
-
-fn after(begin: Nanos, ms: f64) -> Nanos {
-    Nanos(begin.0.saturating_add((ms * 1e6) as i64))
-}
 
 #[derive(Default)]
 struct Counted {
@@ -380,15 +270,14 @@ fn outages(seen: &BTreeMap<i64, Seen>, states: &[State], from: i64) -> Vec<Outag
     let mut begin = from;
     for run in states.chunk_by(|a, b| a == b) {
         let end = begin + run.len() as i64;
-        let failures = |from: i64, to: i64| {
-            let failures = seen.range(from..to).filter_map(|(_, seen)| seen.bad);
-            failures.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
-        };
         // Without a failure inside it reaches in from outside of the time, on both sides.
-        let failures = || failures(begin, end).or_else(|| failures(begin - slots::REACH, end + slots::REACH));
+        let failures =
+            failures(seen, begin, end).or_else(|| failures(seen, begin - slots::REACH, end + slots::REACH));
         if run.first() == Some(&State::Down)
-            && let Some((first_failure, last_failure)) = failures()
+            && let Some((first, last)) = failures
         {
+            let first_failure = into_it(seen.get(&(begin - 1)), seen.get(&begin)).unwrap_or(first);
+            let last_failure = out_of_it(seen.get(&end), seen.get(&(end - 1))).unwrap_or(last);
             let up_again = states.get((end - from) as usize) == Some(&State::Up);
             let successes = seen.range(begin..=end).filter_map(|(_, seen)| seen.good);
             outages.push(Outage {
@@ -406,6 +295,25 @@ fn outages(seen: &BTreeMap<i64, Seen>, states: &[State], from: i64) -> Vec<Outag
         begin = end;
     }
     outages
+}
+
+fn failures(seen: &BTreeMap<i64, Seen>, from: i64, to: i64) -> Option<(Nanos, Nanos)> {
+    let failures = seen.range(from..to).filter_map(|(_, seen)| seen.bad);
+    failures.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
+}
+
+/// The first failure of the slot before, when that was good until then, and failures went on.
+fn into_it(before: Option<&Seen>, inside: Option<&Seen>) -> Option<Nanos> {
+    let went_on = inside.is_none_or(|seen| seen.good.zip(seen.bad).is_none_or(|(good, bad)| bad.0 < good.0));
+    let (good, bad) = before?.good.zip(before?.bad)?;
+    (went_on && good.1 < bad.0).then_some(bad.0)
+}
+
+/// The last failure of the slot after, when that was good from then on, and failures had gone on until it.
+fn out_of_it(after: Option<&Seen>, inside: Option<&Seen>) -> Option<Nanos> {
+    let went_on = inside.is_none_or(|seen| seen.good.zip(seen.bad).is_none_or(|(good, bad)| good.1 < bad.1));
+    let (good, bad) = after?.good.zip(after?.bad)?;
+    (went_on && bad.1 < good.0).then_some(bad.1)
 }
 
 /// The counts of the period of a moment, if it is within the time.
