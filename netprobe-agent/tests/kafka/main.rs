@@ -142,3 +142,35 @@ fn the_next_run_goes_on_where_the_last_one_ended() {
     assert_eq!(agent.kafka.report().messages["delivered"], 0);
     agent.stop();
 }
+
+/// An archive that cannot be reached is no reason for Kafka to wait, and what Kafka has is not sent again for it.
+#[test]
+fn kafka_does_not_wait_for_the_archive() {
+    let lab = Lab::new();
+    let blocked = lab.folder.path().join("blocked");
+    std::fs::write(&blocked, "a file where a folder should be").unwrap();
+    let mut agent = lab.start(1, |archive, _| {
+        archive.url = format!("file://{}/archive", blocked.display());
+        archive.seal_after = netprobe_agent::config::Period::millis(100);
+    });
+    for segments in 1..=3 {
+        agent.emit(100);
+        agent.until("a segment that waits", |agent| {
+            agent.archive.report().segments_waiting >= segments
+        });
+    }
+    agent.settled("kafka", 300);
+    let ledger = agent.ledger("archive");
+    assert_eq!((ledger.delivered, ledger.queued), (0, 300));
+    assert!(
+        agent.archive.report().segments_waiting >= 2,
+        "sealed, and not archived"
+    );
+    agent.stop();
+    let mut agent = lab.start(2, |_, _| {});
+    agent.emit(1);
+    agent.settled("kafka", 1);
+    agent.stop();
+    assert_eq!(lab.archived().len(), 301);
+    assert_eq!(lab.consume(&[TOPIC], 301).len(), 301, "none twice");
+}
