@@ -53,8 +53,8 @@ use store::Store;
 use upload::{Opener, Uploader};
 use workers::WriteSettings;
 
-/// Events written and synced together at most.
-const BATCH: usize = 2048;
+/// Events written and synced together at most: so many come together only when the disk is what everything waits for.
+const BATCH: usize = 8192;
 
 /// What others see of the running archive; a clone sees the same.
 #[derive(Clone, Debug)]

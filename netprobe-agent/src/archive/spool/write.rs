@@ -18,6 +18,9 @@ use crate::{
     event::Event,
 };
 
+/// Bytes that are handed to the file at a time: a commit may be many of them. Tests have small ones.
+const PIECE: usize = if cfg!(test) { 2000 } else { 1 << 20 };
+
 /// When a segment is full.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -35,7 +38,7 @@ pub struct Writer {
     limits: Limits,
     key: Option<Arc<SpoolKey>>,
     current: Option<Current>,
-    /// Of the chunk being written; kept for its room.
+    /// Of the piece being written; kept for its room.
     bytes: Vec<u8>,
 }
 
@@ -46,6 +49,8 @@ struct Current {
     file: Option<Box<dyn DiskFile>>,
     framer: Framer,
     hour: i64,
+    /// Bytes written since the last sync.
+    unsynced: u64,
     /// Everything here and below is of what is synced.
     len: u64,
     content: Content,
@@ -150,11 +155,17 @@ impl Writer {
         content.filter(|content| content.events > 0)
     }
 
-    /// Writes events of one hour, until the segment is full.
+    /// Writes events of one hour, until the segment is full, and syncs once.
     fn write(&mut self, events: &[Arc<Event>], hour: i64) -> io::Result<Chunk> {
-        let mut chunk = Chunk::default();
         let mut bytes = mem::take(&mut self.bytes);
         bytes.clear();
+        let written = self.fill(events, hour, &mut bytes);
+        self.bytes = bytes;
+        written
+    }
+
+    fn fill(&mut self, events: &[Arc<Event>], hour: i64, bytes: &mut Vec<u8>) -> io::Result<Chunk> {
+        let mut chunk = Chunk::default();
         let current = match &mut self.current {
             Some(current) => current,
             None => self.current.insert(Current {
@@ -162,6 +173,7 @@ impl Writer {
                 file: None,
                 framer: Framer::new(self.key.as_deref())?,
                 hour,
+                unsynced: 0,
                 len: 0,
                 content: Content::default(),
                 began: Instant::now(),
@@ -169,48 +181,65 @@ impl Writer {
         };
         for event in events {
             let seq = event.seq.unwrap_or(0);
-            match current.framer.put(&mut bytes, seq, |line| event.write_line(line)) {
-                Ok(line) => chunk.lines.push((chunk.events, line)),
+            match current.framer.put(bytes, seq, |line| event.write_line(line)) {
+                Ok(line) => {
+                    if current.name.is_empty() {
+                        current.name = Name::Open(self.run.clone(), seq).text();
+                    }
+                    chunk.lines.push((chunk.events, line));
+                }
                 Err(error) => {
                     tracing::error!(%error, seq, "an event cannot be written as JSON and is lost");
                     chunk.unwritable += 1;
                 }
             }
             chunk.events += 1;
-            if current.len + bytes.len() as u64 >= self.limits.bytes {
+            if current.len + current.unsynced + bytes.len() as u64 >= self.limits.bytes {
                 break;
             }
-        }
-        let written = self.append(&bytes, events, &chunk);
-        self.bytes = bytes;
-        written.map(|()| chunk)
-    }
-
-    fn append(&mut self, bytes: &[u8], events: &[Arc<Event>], chunk: &Chunk) -> io::Result<()> {
-        let (Some((first, _)), Some(current)) = (chunk.lines.first(), &mut self.current) else {
-            return Ok(());
-        };
-        let file = match &mut current.file {
-            Some(file) => file,
-            None => {
-                let seq = events[*first].seq.unwrap_or(0);
-                current.name = Name::Open(self.run.clone(), seq).text();
-                let file = current.file.insert(self.disk.create(&current.name)?);
-                file.append(&current.framer.begin)?;
-                file
+            if bytes.len() >= PIECE {
+                current.append(&*self.disk, bytes)?;
             }
-        };
-        file.append(bytes)?;
-        file.sync()?;
-        if current.len == 0 {
-            self.disk.sync_folder()?;
-            current.len = current.framer.begin.len() as u64;
         }
-        current.len += bytes.len() as u64;
+        if !chunk.lines.is_empty() {
+            current.append(&*self.disk, bytes)?;
+            current.sync(&*self.disk)?;
+        }
         for (index, len) in &chunk.lines {
             let event = &events[*index];
             current.content.add(event, event.seq.unwrap_or(0), *len);
         }
+        Ok(chunk)
+    }
+}
+
+impl Current {
+    /// Writes bytes to the file, which is made for the first of them.
+    fn append(&mut self, disk: &dyn Disk, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let file = self.file.insert(disk.create(&self.name)?);
+                file.append(&self.framer.begin)?;
+                file
+            }
+        };
+        file.append(bytes)?;
+        self.unsynced += bytes.len() as u64;
+        bytes.clear();
+        Ok(())
+    }
+
+    /// Makes what was written last; the first time its name, too.
+    fn sync(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        if let Some(file) = &mut self.file {
+            file.sync()?;
+        }
+        if self.len == 0 {
+            disk.sync_folder()?;
+            self.len = self.framer.begin.len() as u64;
+        }
+        self.len += mem::take(&mut self.unsynced);
         Ok(())
     }
 }
