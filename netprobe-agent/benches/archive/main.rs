@@ -53,14 +53,18 @@ struct Report {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     eprintln!("bench: from an event to its durability");
-    let durable = RATES.map(|rate| measures::durable(rate, LENGTH));
+    let durable: Result<Vec<_>> = RATES
+        .into_iter()
+        .map(|rate| measures::durable(rate, LENGTH))
+        .collect();
+    let durable = durable?;
     eprintln!("bench: {} passes with syncs and without", arguments.pairs);
     let throughput = measures::throughput(arguments.pairs, arguments.events)?;
     eprintln!("bench: a start on a spool of {} MiB", arguments.spool >> 20);
     let recovery = measures::recovery(arguments.spool)?;
     eprintln!("bench: a day of {} events", arguments.day);
     let report = Report {
-        durable: durable.into_iter().collect::<Result<_>>()?,
+        durable,
         throughput,
         recovery,
         day: measures::day(arguments.day)?,

@@ -75,7 +75,8 @@ pub(crate) fn durable(rate: u64, length: Duration) -> Result<Durable> {
     });
     let seen = seen.ok().context("the watcher panicked")?;
     fanout.shutdown(Duration::from_secs(60));
-    ensure!(fanout.ledger()[0].lost.is_empty(), "{:?}", fanout.ledger());
+    let lost: u64 = fanout.ledger()[0].lost.values().sum();
+    ensure!(lost == 0, "{:?}", fanout.ledger());
     let mut ms = Vec::with_capacity(events);
     for (seq, at) in seen {
         let news = &emitted[ms.len()..(seq as usize).max(ms.len())];
