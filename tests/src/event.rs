@@ -321,7 +321,11 @@ impl Event {
             return Some(format!("connection_id {id} does not begin with the boot id"));
         }
         let role = self.role.as_deref();
-        if !matches!(role, Some("client" | "server" | "forwarded")) {
+        let known = match role {
+            Some(role) => ["client", "server", "forwarded"].contains(&role),
+            None => self.flags.iter().any(|flag| flag == "partial"),
+        };
+        if !known {
             return Some(format!("role is {role:?}"));
         }
         let Some(nat) = &self.nat else {
