@@ -152,5 +152,6 @@ fn conntrack_later() -> Result<()> {
     let mut pair = Pair::over(lab, agent, "late", "cli", "srv", addr(lab::SERVER, 20_901))?;
     let sides = nat::travel(&mut pair, "gw", addr(lab::VIRTUAL, 20_901))?;
     nat::check_ends(&pair, "gw", &sides, "snat+dnat")?;
+    nat::check_bound(&sides)?;
     nat::check_forwarded(&pair, "gw", &sides, "snat+dnat").map(drop)
 }
