@@ -34,8 +34,9 @@ fn whole() -> Result<()> {
     let faults = agent.faults();
     ensure!(
         faults.is_empty(),
-        "{} events break the schema, the first: {}",
+        "{} events break the schema, with losses {:?}, the first: {}",
         faults.len(),
+        ledger.losses,
         faults[0]
     );
     let mut finals: HashMap<(&str, Option<std::net::SocketAddr>), u32> = HashMap::new();

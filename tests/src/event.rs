@@ -321,11 +321,7 @@ impl Event {
             return Some(format!("connection_id {id} does not begin with the boot id"));
         }
         let role = self.role.as_deref();
-        let known = match role {
-            Some(role) => ["client", "server", "forwarded"].contains(&role),
-            None => self.flags.iter().any(|flag| flag == "partial"),
-        };
-        if !known {
+        if !matches!(role, Some("client" | "server" | "forwarded")) {
             return Some(format!("role is {role:?}"));
         }
         let Some(nat) = &self.nat else {

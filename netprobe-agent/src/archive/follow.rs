@@ -23,7 +23,7 @@ use super::{
     disk::{self, Disk},
     manifest::Content,
     spool::{self, Sealed},
-    state::{DEADLINE, EXPIRED, QUEUE_FULL, Refuses, SPOOL_CORRUPT, SPOOL_FULL, Shared, State, UNWRITABLE},
+    state::{DEADLINE, LOSES_BY, QUEUE_FULL, Refuses, SPOOL_FULL, Shared, State, UNWRITABLE},
 };
 use crate::{
     fanout::{Outcome, Settled},
@@ -162,14 +162,7 @@ impl Books for FollowerBooks {
     }
 
     fn loses_by(&self) -> &'static [&'static str] {
-        &[
-            QUEUE_FULL,
-            SPOOL_FULL,
-            SPOOL_CORRUPT,
-            UNWRITABLE,
-            EXPIRED,
-            DEADLINE,
-        ]
+        LOSES_BY
     }
 }
 

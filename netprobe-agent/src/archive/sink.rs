@@ -7,10 +7,7 @@ use std::{
 
 use super::{
     Workers,
-    state::{
-        DEADLINE, EXPIRED, NO_SPOOL, QUEUE_FULL, Refuses, SPOOL_CORRUPT, SPOOL_FULL, Shared, State,
-        UNWRITABLE,
-    },
+    state::{DEADLINE, LOSES_BY, NO_SPOOL, QUEUE_FULL, Refuses, SPOOL_FULL, Shared, State},
 };
 use crate::{
     event::{Event, FlowState, must_keep},
@@ -89,14 +86,7 @@ impl Sink for ArchiveSink {
     }
 
     fn loses_by(&self) -> &'static [&'static str] {
-        &[
-            QUEUE_FULL,
-            SPOOL_FULL,
-            SPOOL_CORRUPT,
-            UNWRITABLE,
-            EXPIRED,
-            DEADLINE,
-        ]
+        LOSES_BY
     }
 
     fn consume(&mut self, event: &Arc<Event>) -> Outcome {

@@ -16,6 +16,15 @@ use crate::{
     probe_report::{ArchiveReport, ChainHead, Circuit},
 };
 
+/// Why whoever reads the spool can lose events.
+pub(super) const LOSES_BY: &[&str] = &[
+    QUEUE_FULL,
+    SPOOL_FULL,
+    SPOOL_CORRUPT,
+    UNWRITABLE,
+    EXPIRED,
+    DEADLINE,
+];
 /// Why an event was lost because too many waited for the disk.
 pub(super) const QUEUE_FULL: &str = "queue_full";
 /// Why an event was lost because the spool has as much as it may have.
