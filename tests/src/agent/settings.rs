@@ -85,6 +85,13 @@ pub fn write_config(folder: &Path, settings: &Settings) -> Result<(PathBuf, Sock
     } else {
         "update_share = 1.0"
     };
+    // On a slow machine an agent that is not optimised may spend more than an operator would grant, and shed what a
+    // case waits for. The budget has a case of its own.
+    let budget = if settings.probe.contains("cpu_budget") {
+        ""
+    } else {
+        "cpu_budget = 0.0"
+    };
     // Off by default for its price; here it is to be seen beside everything else.
     let requests = if settings.sections.contains("[requests]") {
         ""
@@ -92,7 +99,7 @@ pub fn write_config(folder: &Path, settings: &Settings) -> Result<(PathBuf, Sock
         "[requests]\ntls = true"
     };
     let text = format!(
-        "[probe]\n{}\n[flow]\n{share}\n{}\n[api]\nlisten = \"{listen}\"\nsocket = \"{}\"\n{}\n\
+        "[probe]\n{budget}\n{}\n[flow]\n{share}\n{}\n[api]\nlisten = \"{listen}\"\nsocket = \"{}\"\n{}\n\
          [archive]\n{url}\nspool = \"{home}/spool\"\n{archive}\n{requests}\n{}\n",
         settings.probe,
         settings.flow,
