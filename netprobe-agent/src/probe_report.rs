@@ -86,6 +86,8 @@ pub struct FactReport {
     pub fact: String,
     /// Whether the agent refuses to run without it.
     pub required: bool,
+    /// Whether it is switched off: in `probe.methods`, or with what needs it.
+    pub off: bool,
     /// The method chosen; `null` when there is none.
     pub method: Option<String>,
     /// Oldest kernel the chosen method works on.
@@ -94,6 +96,14 @@ pub struct FactReport {
     pub refused: Vec<RefusedReport>,
     /// Every method there is, best first.
     pub ladder: Vec<RungReport>,
+}
+
+impl FactReport {
+    /// The method chosen, `off`, or `none`: what a reader of tables and labels is told.
+    pub fn served_by(&self) -> &str {
+        let without = if self.off { "off" } else { "none" };
+        self.method.as_deref().unwrap_or(without)
+    }
 }
 
 /// A method of a fact.

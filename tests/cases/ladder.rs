@@ -25,7 +25,10 @@ fn switched_off() -> Result<()> {
             .as_array()
             .and_then(|facts| facts.iter().find(|fact| fact["fact"] == name))
             .with_context(|| format!("{name} is not in {body}"))?;
-        ensure!(fact["method"].is_null(), "{name} has a method: {fact}");
+        ensure!(
+            fact["method"].is_null() && fact["off"] == true,
+            "{name} has a method, or is not off: {fact}"
+        );
         let refused = fact["refused"].as_array().context("fact without refused")?;
         ensure!(
             !refused.is_empty()

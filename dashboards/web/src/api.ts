@@ -6,6 +6,7 @@ import { EVERYTHING, parameters, type Filter } from "./filter";
 export interface Fact {
   fact: string;
   required: boolean;
+  off: boolean;
   method: string | null;
   kernel_floor: string | null;
   refused: { method: string; reason: string }[];

@@ -225,6 +225,10 @@ try {
 
   await go(page, "Probe");
   await page.waitForSelector("text=net_dev_queue", { timeout: PATIENCE });
+  // What nobody asked for is told, and no cause for alarm.
+  const tls = page.locator('tbody tr:has(td:text-is("tls"))');
+  const [look, said] = [await tls.getAttribute("class"), await tls.innerText()];
+  expect(look === "" && said.includes("switched off"), `the fact that is switched off looks like "${look}" and says: ${said}`);
   await picture(page, "probe");
   await accessible(page, "Probe");
 

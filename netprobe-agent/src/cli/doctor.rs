@@ -86,7 +86,7 @@ pub(super) fn text(report: &ProbeReport) -> String {
         "FACT", "METHOD", "REQUIRED"
     );
     for fact in &report.facts {
-        let method = fact.method.as_deref().unwrap_or("none");
+        let method = fact.served_by();
         let required = if fact.required { "yes" } else { "no" };
         let floor = fact
             .kernel_floor
@@ -124,6 +124,7 @@ mod tests {
         let fact = |fact: &str, method: Option<&str>| FactReport {
             fact: fact.to_owned(),
             required: method.is_none(),
+            off: false,
             method: method.map(str::to_owned),
             kernel_floor: method.map(|_| "5.10".to_owned()),
             refused: vec![refused.clone()],

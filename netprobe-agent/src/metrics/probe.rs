@@ -98,14 +98,13 @@ impl Writer<'_> {
     fn kernel(&mut self, report: &ProbeReport) {
         self.gauges(
             "probe_attached",
-            "1: the fact is measured by the method; 0: it is not measured",
+            "1: the fact is measured by the method; 0: no method works (none), or it is switched off (off)",
             report
                 .facts
                 .iter()
                 .map(|fact| {
-                    let method = fact.method.as_deref();
-                    let labels = vec![("fact", fact.fact.as_str()), ("method", method.unwrap_or("none"))];
-                    (labels, u64::from(method.is_some()))
+                    let labels = vec![("fact", fact.fact.as_str()), ("method", fact.served_by())];
+                    (labels, u64::from(fact.method.is_some()))
                 })
                 .collect(),
         );

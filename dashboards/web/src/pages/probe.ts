@@ -67,14 +67,18 @@ function facts(report: api.Probe): HTMLElement {
     ...report.facts.map((fact) =>
       h(
         "tr",
-        { class: fact.method === null ? "warning" : "" },
+        { class: fact.method === null && !fact.off ? "warning" : "" },
         h("td", {}, fact.fact, fact.required ? h("span", { class: "tag" }, "required") : null),
-        h("td", { class: "mono" }, fact.method ?? "none"),
-        h("td", {}, ...fact.refused.map((refused) => h("p", {}, h("b", {}, refused.method), `: ${refused.reason}`))),
+        h("td", { class: "mono" }, fact.method ?? (fact.off ? "off" : "none")),
+        h("td", {}, ...(fact.off ? ["switched off"] : refusals(fact))),
       ),
     ),
   );
   return view.root;
+}
+
+function refusals(fact: api.Fact): HTMLElement[] {
+  return fact.refused.map((refused) => h("p", {}, h("b", {}, refused.method), `: ${refused.reason}`));
 }
 
 function reasons(counts: Record<string, number>): string {

@@ -71,9 +71,11 @@ impl Kernel {
         mode: Mode<'_>,
         forced: Option<&String>,
     ) -> FactReport {
+        let off = forced.is_some_and(|forced| forced == OFF);
         let mut report = FactReport {
             fact: fact.name.to_owned(),
             required: fact.required,
+            off,
             ladder: fact
                 .methods
                 .iter()
@@ -85,7 +87,7 @@ impl Kernel {
             ..FactReport::default()
         };
         for method in fact.methods {
-            if forced.is_some_and(|forced| forced == OFF) {
+            if off {
                 report.refused.push(RefusedReport {
                     method: method.name.to_owned(),
                     reason: "this fact is switched off".to_owned(),

@@ -26,6 +26,11 @@ fn full_report() -> ProbeReport {
                 fact: "accept".to_owned(),
                 ..Default::default()
             },
+            FactReport {
+                fact: "tls".to_owned(),
+                off: true,
+                ..Default::default()
+            },
         ],
         programs: vec![ProgramReport {
             name: "state".to_owned(),
@@ -211,6 +216,10 @@ fn every_family_of_the_contract_is_on_the_page() {
     assert_eq!(value(&page, "netprobe_ring_fill_ratio"), Some(0.25));
     assert_eq!(
         value(&page, "netprobe_probe_attached{fact=\"accept\",method=\"none\"}"),
+        Some(0.0)
+    );
+    assert_eq!(
+        value(&page, "netprobe_probe_attached{fact=\"tls\",method=\"off\"}"),
         Some(0.0)
     );
     let open = render(&full(), Some(&full_report()), Format::OpenMetrics);
