@@ -41,6 +41,8 @@ pub struct Options {
     pub probe: String,
     /// Events of the day the archive is asked about.
     pub day: u64,
+    /// Steps of the stream with so many clients only.
+    pub clients: Option<usize>,
 }
 
 /// One workload: raw rates of every pair and what they come to.

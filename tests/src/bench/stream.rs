@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
 use serde::Serialize;
@@ -17,10 +17,19 @@ use super::cost::cpu_seconds;
 use super::stats::median;
 use super::{Options, quantile, quiet};
 use crate::agent::Agent;
+use crate::http;
 
-/// Connections a second, two events each, and clients of the stream. A thousand clients get fewer events: it is frames
-/// that cost, and clients and agent share the machine.
-const STEPS: &[(u64, usize)] = &[(500, 1), (5_000, 1), (500, 10), (500, 100), (25, 1000)];
+/// Connections a second, two events each, and clients of the stream. A thousand clients get few events at first: it is
+/// frames that cost, and clients and agent share the machine. The last steps are more than it can do.
+const STEPS: &[(u64, usize)] = &[
+    (500, 1),
+    (5_000, 1),
+    (500, 10),
+    (500, 100),
+    (25, 1000),
+    (100, 1000),
+    (500, 1000),
+];
 /// Rounds of each step, with all clients well and with a tenth of them stalled in turn.
 const ROUNDS: u32 = 3;
 /// Clients whose frames are read and timed; the others only take them.
@@ -41,6 +50,12 @@ pub struct Step {
     pub events_per_second: f64,
     /// Of the events made, the share the timed clients got.
     pub received: f64,
+    /// Numbers that did not come to a timed client and of which no gap told it.
+    pub silent: u64,
+    /// Events sent to all clients, and events they were told they missed.
+    pub sent_missed: (u64, u64),
+    /// Of all events there were for all clients, the share that was sent or told as missed.
+    pub accounted: f64,
     /// Milliseconds from the CLOSE in the kernel to the client: median and 99th percentile.
     pub latency_ms: (f64, f64),
     /// Processors the agent used.
@@ -51,7 +66,8 @@ pub struct Step {
 
 pub(super) fn measure(options: &Options) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
-    for (rate, clients) in STEPS {
+    let wanted = |(_, clients): &&(u64, usize)| options.clients.is_none_or(|only| only == *clients);
+    for (rate, clients) in STEPS.iter().filter(wanted) {
         eprintln!("bench: {clients} clients, {} events/s", rate * 2);
         let agent = Agent::start(&quiet(options))?;
         let mut tenths = vec![0, clients / 10];
@@ -73,7 +89,7 @@ pub(super) fn measure(options: &Options) -> Result<Vec<Step>> {
 }
 
 /// Clients, as fast as the agent lets one address ask.
-fn crowd(listen: SocketAddr, clients: usize) -> Result<Vec<WebSocket<TcpStream>>> {
+fn crowd(listen: SocketAddr, clients: usize) -> Result<Vec<(WebSocket<TcpStream>, u64)>> {
     let mut all = Vec::new();
     while all.len() < clients {
         match connect(listen) {
@@ -85,24 +101,29 @@ fn crowd(listen: SocketAddr, clients: usize) -> Result<Vec<WebSocket<TcpStream>>
     Ok(all)
 }
 
-fn connect(listen: SocketAddr) -> Result<WebSocket<TcpStream>> {
+/// A client, and the number of the last event before it came.
+fn connect(listen: SocketAddr) -> Result<(WebSocket<TcpStream>, u64)> {
     let socket = TcpStream::connect(listen)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let (mut socket, _) = client(format!("ws://{listen}/api/v1/stream"), socket)
         .map_err(|error| anyhow!("no stream: {error}"))?;
-    ensure!(matches!(socket.read()?, Message::Text(_)), "no greeting");
+    let Message::Text(hello) = socket.read()? else {
+        bail!("no greeting");
+    };
+    let hello: Value = serde_json::from_str(&hello)?;
+    let newest = hello["seq"].as_u64().context("a greeting without a number")?;
     // From now on a reader looks up often, to see whether it is over.
     socket
         .get_ref()
         .set_read_timeout(Some(Duration::from_millis(200)))?;
-    Ok(socket)
+    Ok((socket, newest))
 }
 
 fn step(agent: &Agent, rate: u64, clients: usize, stalled: usize, length: Duration) -> Result<Step> {
     let timed = TIMED.min(clients - stalled);
     let over = AtomicBool::new(false);
     let stalled_ones = crowd(agent.listen(), stalled)?;
-    for one in &stalled_ones {
+    for (one, _) in &stalled_ones {
         // Or the kernel would hold all of it for the client.
         setsockopt(one.get_ref(), RcvBuf, &65_536)?;
     }
@@ -113,29 +134,32 @@ fn step(agent: &Agent, rate: u64, clients: usize, stalled: usize, length: Durati
     let timed_ones: Vec<_> = all.drain(..timed).collect();
     let plain: Vec<TcpStream> = all
         .into_iter()
-        .map(|socket| socket.get_ref().try_clone())
+        .map(|(socket, _)| socket.get_ref().try_clone())
         .collect::<Result<_, _>>()?;
     let over = &over;
     std::thread::scope(|scope| {
         let readers: Vec<_> = timed_ones
             .into_iter()
-            .map(|socket| scope.spawn(move || read(socket, over)))
+            .map(|(socket, newest)| scope.spawn(move || read(socket, newest, over)))
             .collect();
         let drain = scope.spawn(|| take(&plain, over));
+        let (counts, first) = (Counts::read(agent)?, newest(agent)?);
         let (cpu, begun) = (cpu_seconds(agent.pid())?, Instant::now());
         let made = traffic(rate, length);
         let seconds = begun.elapsed().as_secs_f64();
         let cpu = (cpu_seconds(agent.pid())? - cpu) / seconds;
-        // What is on its way comes within the longest a client may be behind.
-        std::thread::sleep(Duration::from_secs(2));
+        let (counts, events) = settle(agent, counts, first, (clients - stalled) as u64)?;
         over.store(true, Ordering::Relaxed);
-        let mut latencies = Vec::new();
+        let mut taken = Taken::default();
         for reader in readers {
-            latencies.extend(reader.join().map_err(|_| anyhow!("a client panicked"))??);
+            let of = reader.join().map_err(|_| anyhow!("a client panicked"))??;
+            taken.latencies.extend(of.latencies);
+            taken.silent += of.silent;
         }
         drain.join().map_err(|_| anyhow!("the clients panicked"))??;
         let made = made?;
         drop(stalled_ones);
+        let Taken { mut latencies, silent } = taken;
         latencies.sort_by(f64::total_cmp);
         Ok(Step {
             rate: rate * 2,
@@ -144,11 +168,61 @@ fn step(agent: &Agent, rate: u64, clients: usize, stalled: usize, length: Durati
             stalled,
             events_per_second: made as f64 * 2.0 / seconds,
             received: latencies.len() as f64 / (made as f64 * 2.0 * timed.max(1) as f64),
+            silent,
+            sent_missed: (counts.sent, counts.missed),
+            accounted: (counts.sent + counts.missed) as f64 / events as f64,
             latency_ms: (quantile(&latencies, 0.5), quantile(&latencies, 0.99)),
             cpu,
             cpu_alone: 0.0,
         })
     })
+}
+
+/// What the agent says its stream did.
+#[derive(Clone, Copy)]
+struct Counts {
+    sent: u64,
+    missed: u64,
+}
+
+impl Counts {
+    fn read(agent: &Agent) -> Result<Counts> {
+        let stream = &agent.probe()?["stream"];
+        let count = |name: &str| stream[name].as_u64().with_context(|| format!("no {name} of the stream"));
+        Ok(Counts {
+            sent: count("sent")?,
+            missed: count("missed")?,
+        })
+    }
+}
+
+/// The number of the newest event.
+fn newest(agent: &Agent) -> Result<u64> {
+    let (status, body) = http::get_unix(&agent.socket(), "/api/v1/events?last=1")?;
+    ensure!(status == 200, "/api/v1/events: {status}: {body}");
+    let answer: Value = serde_json::from_str(&body)?;
+    Ok(answer["events"][0]["seq"].as_u64().unwrap_or(0))
+}
+
+/// Waits until clients that take what comes have all there is, or were told that they do not; what the stream did since
+/// `before`, and how many events that was for, over these clients. Who is behind for longest is told after
+/// `stream.max_lag`.
+fn settle(agent: &Agent, before: Counts, first: u64, clients: u64) -> Result<(Counts, u64)> {
+    let begun = Instant::now();
+    // What is on its way comes within the longest a client may be behind.
+    std::thread::sleep(Duration::from_secs(2));
+    loop {
+        let now = Counts::read(agent)?;
+        let done = Counts {
+            sent: now.sent - before.sent,
+            missed: now.missed - before.missed,
+        };
+        let events = (newest(agent)? - first) * clients;
+        if done.sent + done.missed >= events || begun.elapsed() > Duration::from_secs(15) {
+            return Ok((done, events));
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
 }
 
 /// Traffic while only clients are there that read nothing, until the agent cannot send to any of them.
@@ -195,9 +269,17 @@ fn traffic(rate: u64, length: Duration) -> Result<u64> {
     Ok(made)
 }
 
-/// Milliseconds from the end of each connection of ours to its event here.
-fn read(mut socket: WebSocket<TcpStream>, over: &AtomicBool) -> Result<Vec<f64>> {
-    let mut latencies = Vec::new();
+/// What a timed client took.
+#[derive(Default)]
+struct Taken {
+    /// Milliseconds from the end of each connection of ours to its event here.
+    latencies: Vec<f64>,
+    /// Numbers that neither came nor were told as missed.
+    silent: u64,
+}
+
+fn read(mut socket: WebSocket<TcpStream>, mut newest: u64, over: &AtomicBool) -> Result<Taken> {
+    let mut taken = Taken::default();
     while !over.load(Ordering::Relaxed) {
         let text = match socket.read() {
             Ok(Message::Text(text)) => text,
@@ -214,9 +296,21 @@ fn read(mut socket: WebSocket<TcpStream>, over: &AtomicBool) -> Result<Vec<f64>>
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         let event: Value = serde_json::from_str(&text)?;
-        latencies.extend(ended(&event).map(|ended| (now - ended) * 1e3));
+        // A gap of this client's own has no number, and says which do not come.
+        let (from, to) = match event["seq"].as_u64() {
+            Some(seq) => (seq, seq),
+            None => (
+                event["gap"]["from_seq"].as_u64().context("a gap without numbers")?,
+                event["gap"]["to_seq"].as_u64().context("a gap without numbers")?,
+            ),
+        };
+        taken.silent += from.abs_diff(newest + 1);
+        newest = to;
+        taken
+            .latencies
+            .extend(ended(&event).map(|ended| (now - ended) * 1e3));
     }
-    Ok(latencies)
+    Ok(taken)
 }
 
 /// When the connection of an event of ours ended, seconds since 1970; `None`: it is another event.
@@ -268,8 +362,8 @@ fn take(sockets: &[TcpStream], over: &AtomicBool) -> Result<()> {
 pub(super) fn markdown(steps: &[Step]) -> String {
     let mut text = format!(
         "\nMedians of {ROUNDS} rounds; ratios of the same round.\n\n\
-         | events/s | clients | stalled | received | hook to client p50 | p99 | p50 ÷ none stalled | p99 ÷ none stalled | \
-         CPU of the agent | CPU a client |\n|---|---|---|---|---|---|---|---|---|---|\n",
+         | events/s | clients | stalled | received | lost in silence | sent or told as missed, all clients | hook to client p50 | p99 | p50 ÷ none stalled | p99 ÷ none stalled | \
+         CPU of the agent | CPU a client |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     let mut kinds: Vec<_> = steps.iter().map(|s| (s.rate, s.clients, s.stalled)).collect();
     kinds.sort_by_key(|(rate, clients, stalled)| (*clients, *rate, *stalled));
@@ -294,9 +388,11 @@ pub(super) fn markdown(steps: &[Step]) -> String {
             }
         };
         text.push_str(&format!(
-            "| {:.0} | {clients} | {stalled} | {:.2} % | {:.1} ms | {:.1} ms | {} | {} | {:.1} % | {:.3} % |\n",
+            "| {:.0} | {clients} | {stalled} | {:.2} % | {} | {:.2} % | {:.1} ms | {:.1} ms | {} | {} | {:.1} % | {:.3} % |\n",
             middle(&|s| s.events_per_second),
             middle(&|s| s.received) * 100.0,
+            these.iter().map(|s| s.silent).sum::<u64>(),
+            middle(&|s| s.accounted) * 100.0,
             middle(&|s| s.latency_ms.0),
             middle(&|s| s.latency_ms.1),
             ratio(&|s| s.latency_ms.0),

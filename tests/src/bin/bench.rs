@@ -30,6 +30,9 @@ struct Arguments {
     /// Events of the day the archive is asked about.
     #[arg(long, default_value_t = 10_000_000)]
     day: u64,
+    /// Of the stream, only the steps with so many clients.
+    #[arg(long)]
+    clients: Option<usize>,
     /// Lines for `[probe]` of the agent under test.
     #[arg(long, default_value = "")]
     probe: String,
@@ -63,6 +66,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         live: arguments.live,
         probe: arguments.probe.clone(),
         day: arguments.day,
+        clients: arguments.clients,
     };
     std::fs::create_dir_all(&arguments.output)?;
     if arguments.part.contains(&Part::Cost) {
