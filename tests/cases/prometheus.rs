@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netprobe_tests::agent::{Agent, Settings, free_port};
+use netprobe_tests::event::Event;
 use netprobe_tests::{http, tools, wait_for};
 use serde_json::Value;
 
@@ -171,23 +172,31 @@ fn scraped() -> Result<()> {
     states(&agent, served, refused)
 }
 
-/// What an exemplar names is an event.
+/// What an exemplar names is the event of the connection it was measured on.
 fn exemplars(agent: &Agent, prometheus: &Prometheus, series: &str) -> Result<()> {
     let found = wait_for("exemplars", PATIENCE, || {
         let answer = prometheus.ask("query_exemplars", series).ok()?;
-        let all: Vec<String> = answer["data"]
+        let all: Vec<(String, f64)> = answer["data"]
             .as_array()?
             .iter()
             .flat_map(|of| of["exemplars"].as_array().into_iter().flatten())
-            .filter_map(|exemplar| Some(exemplar["labels"]["trace_id"].as_str()?.to_owned()))
+            .filter_map(|exemplar| {
+                let seconds = exemplar["value"].as_str()?.parse().ok()?;
+                Some((exemplar["labels"]["trace_id"].as_str()?.to_owned(), seconds))
+            })
             .collect();
         (!all.is_empty()).then_some(all)
     })?;
     let events = agent.events();
-    for trace in found {
+    for (trace, seconds) in found {
+        // Others have been as fast: the trace alone would be that of any neighbour, the time alone anybody's.
+        let is_its = |event: &Event| {
+            let connect_ms = event.flow.as_ref().and_then(|flow| flow.connect_ms);
+            event.trace_id == trace && connect_ms.is_some_and(|ms| (ms / 1e3 - seconds).abs() < 1e-9)
+        };
         ensure!(
-            events.iter().any(|event| event.trace_id == trace),
-            "no event has the trace {trace} of an exemplar"
+            events.iter().any(|event| is_its(event)),
+            "no event has the trace {trace} and the {seconds} s of an exemplar"
         );
     }
     Ok(())
