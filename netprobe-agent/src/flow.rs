@@ -23,6 +23,7 @@ pub mod pipeline;
 pub mod process;
 pub mod report;
 pub mod share;
+pub mod skipped;
 pub mod sockets;
 pub mod state;
 mod strain;

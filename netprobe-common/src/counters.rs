@@ -66,6 +66,8 @@ pub const LOST_UNNAMED: u32 = 58;
 pub const PAYLOAD_UNREADABLE: u32 = 59;
 /// Connections older than the programs in which no message began for so long that they are not looked at any more.
 pub const PAYLOAD_GIVEN_UP: u32 = 60;
+/// Changes of state whose run the kernel had skipped, and that the second program made up for.
+pub const MADE_UP: u32 = 61;
 
 /// Entries of the array.
 pub const COUNTERS: u32 = 64;

@@ -407,8 +407,8 @@ pub struct UdpRecord {
     pub reserved: [u8; 7],
 }
 
-/// What the programs keep of a connection: its record, and six words of their own.
-pub const CONN_BYTES: usize = size_of::<FlowRecord>() + 6 * 8;
+/// What the programs keep of a connection: its record, and seven words of their own.
+pub const CONN_BYTES: usize = size_of::<FlowRecord>() + 7 * 8;
 
 /// A packet of a connection whose requests are read: where it lies in its stream, and how much of it follows.
 #[repr(C)]

@@ -32,6 +32,8 @@ pub struct Conn {
     pub asked_ticks: u64,
     /// 1: it is encrypted by TLS.
     pub tls: u64,
+    /// The last state change of interest that was dealt with. Only changes write it, and they hold the socket's lock.
+    pub state: u64,
 }
 
 const _: () = assert!(size_of::<Conn>() == CONN_BYTES);
@@ -50,6 +52,7 @@ pub unsafe fn begin(conn: &mut Conn, sk: Sock, role: Role, now: u64) {
     conn.sampled_ns = now;
     conn.asked_ticks = clock::ticks();
     conn.tls = 0;
+    conn.state = 0;
     let record = &mut conn.record;
     // SAFETY: by the caller's contract.
     unsafe {
@@ -76,6 +79,7 @@ pub unsafe fn connecting(sk: Sock) {
         };
         let now = clock::now();
         begin(conn, sk, Role::Client, now);
+        conn.state = state::SYN_SENT.into();
         task::fill(&mut conn.record.process);
         let own = knob(KNOB_OWN_TGID);
         if own != 0 && (u64::from(conn.record.process.tgid) == own || to_own_listener(&conn.record.key)) {
@@ -150,6 +154,7 @@ pub unsafe fn established(sk: Sock, from: u8) {
                 count::one(SUPPRESSED_FILTER);
             }
         }
+        conn.state = state::ESTABLISHED.into();
         if conn.record.flags & flow_flags::EXCLUDED != 0 {
             return;
         }
@@ -199,6 +204,7 @@ pub unsafe fn closed(sk: Sock, from: u8) {
                 conn
             }
         };
+        conn.state = state::CLOSE.into();
         let error = sock::error(sk);
         // Here too, for what is remembered of a failed connect; whether it worked is asked when the record goes out.
         let _ = store::identify(&mut conn.record, sk);

@@ -9,8 +9,8 @@ use aya_ebpf::{
 use netprobe_common::{COUNTERS as COUNTER_COUNT, FlowKey, FlowRecord, UdpCounters, UdpKey};
 
 use crate::{
-    accept::Early, conn::Conn, hooks::connect_return::ConnectCall, nat::Handshake, payload::Talk, tls,
-    udp::Peer,
+    accept::Early, conn::Conn, hooks::connect_return::ConnectCall, hooks::set_state::Change, nat::Handshake,
+    payload::Talk, tls, udp::Peer,
 };
 
 /// The one way of records to the agent. The agent sets the size (`probe.ring_bytes`) before load.
@@ -51,6 +51,10 @@ pub static TLS_CALLS: LruHashMap<u64, tls::Call> = LruHashMap::with_max_entries(
 /// What is known of each handle of a TLS library. One that is recycled is met again as an older one.
 #[map]
 pub static TLS_SESSIONS: LruHashMap<tls::Handle, tls::Session> = LruHashMap::with_max_entries(65536, 0);
+
+/// Entry 0: the state change that `set_state` began with last on this processor, for `set_state_again`.
+#[map]
+pub static LAST_CHANGE: PerCpuArray<Change> = PerCpuArray::with_max_entries(1, 0);
 
 /// See `netprobe_common::counters`.
 #[map]

@@ -19,7 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("machine_no_storage_of_sockets", no_storage).needs(&[Need::Machine("no_storage")]),
 ];
 
-/// Before 5.11 maps count as locked memory: the agent lifts the limit itself.
+/// Before 5.11 maps count as locked memory: the library that loads them lifts the limit.
 fn no_memlock() -> Result<()> {
     let (_, as_ever, _) = ladder::doctor_through(&["env"])?;
     let (code, table, said) = ladder::doctor_through(&["prlimit", "--memlock=0:0"])?;

@@ -254,7 +254,7 @@ impl Pipeline {
         };
         let mut losses = counters.lost();
         losses.extend(counters.unfollowed());
-        losses.push(self.reporter.skipped_runs(self.probe.as_ref()));
+        losses.push(self.reporter.skipped_runs(self.probe.as_ref(), &counters));
         losses.extend(self.state.refused());
         for loss in &losses {
             let told = self

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{limits, payload::Reader, state::State};
+use super::{limits, payload::Reader, skipped::SkippedRuns, state::State};
 use crate::{
     decode::Reject,
     event::EventKind,
@@ -14,7 +14,7 @@ use crate::{
         AcceptQueueReport, CostReport, FactReport, KernelLedger, KernelReport, LedgerReport, LossReport,
         MapReport, ProbeReport, ProgramReport, RingReport, StartReport,
     },
-    ring::Ring,
+    ring::{Counters, Ring},
 };
 
 /// Makes reports; holds what does not change.
@@ -29,6 +29,7 @@ pub struct Reporter {
     facts: Vec<FactReport>,
     start: StartReport,
     programs: Vec<ProgramReport>,
+    skipped: SkippedRuns,
     capacities: BTreeMap<String, u32>,
     /// Accept queues that overflowed, by namespace, as of the last survey.
     pub listen_overflows: BTreeMap<String, u64>,
@@ -46,6 +47,7 @@ impl Reporter {
             statistics,
             facts: probe.facts.clone(),
             start: probe.start.clone(),
+            skipped: SkippedRuns::default(),
             programs: Vec::new(),
             capacities: maps(&probe.ebpf),
             listen_overflows: BTreeMap::new(),
@@ -61,12 +63,12 @@ impl Reporter {
     }
 
     /// Runs of programs that the kernel skipped.
-    pub fn skipped_runs(&self, probe: Option<&Probe>) -> LossReport {
-        let count = match probe {
+    pub fn skipped_runs(&mut self, probe: Option<&Probe>, counters: &Counters) -> LossReport {
+        let skipped = match probe {
             Some(probe) => stats::recursion_misses(&stats::programs(&probe.ebpf)),
             None => stats::recursion_misses(&self.programs),
         };
-        skipped_runs(count)
+        skipped_runs(self.skipped.read(skipped, counters.get(netprobe_common::MADE_UP)))
     }
 
     /// What the agent has used until now. Programs are asked only while their time is counted.
@@ -84,7 +86,6 @@ impl Reporter {
             self.programs = stats::programs(&probe.ebpf);
         }
         let counters = ring.counters();
-        let misses = stats::recursion_misses(&self.programs);
         let mut report = ProbeReport {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             run: Some(state.maker.origin.run.to_string()),
@@ -114,7 +115,9 @@ impl Reporter {
         };
         match counters {
             Ok(counters) => {
-                let kernel = kernel_ledger(&counters, ring, state, misses);
+                let skipped = stats::recursion_misses(&self.programs);
+                let skipped = self.skipped.read(skipped, counters.get(netprobe_common::MADE_UP));
+                let kernel = kernel_ledger(&counters, ring, state, skipped);
                 report.ledger = Some(LedgerReport {
                     kernel,
                     sinks: state.fanout.ledger(),
@@ -166,25 +169,20 @@ impl Reporter {
 }
 
 /// Equation (a). A run skipped by recursion might have made a record: seen and lost.
-fn kernel_ledger(
-    counters: &crate::ring::Counters,
-    ring: &Ring,
-    state: &State,
-    recursion_misses: u64,
-) -> KernelLedger {
+fn kernel_ledger(counters: &Counters, ring: &Ring, state: &State, skipped: u64) -> KernelLedger {
     let mut seen: BTreeMap<String, u64> = counters
         .seen()
         .into_iter()
         .map(|(kind, count)| (kind.name().to_owned(), count))
         .collect();
-    seen.insert("skipped_runs".to_owned(), recursion_misses);
+    seen.insert("skipped_runs".to_owned(), skipped);
     let drained: BTreeMap<String, u64> = ring
         .drained()
         .iter()
         .map(|(kind, count)| (kind.name().to_owned(), *count))
         .collect();
     let mut lost = counters.lost();
-    lost.push(skipped_runs(recursion_misses));
+    lost.push(skipped_runs(skipped));
     let total_seen: u64 = seen.values().sum();
     let accounted: u64 = drained.values().sum::<u64>() + lost.iter().map(|loss| loss.count).sum::<u64>();
     let difference = i64::try_from(i128::from(total_seen) - i128::from(accounted)).unwrap_or(i64::MAX);

@@ -19,6 +19,9 @@ pub const REQUESTS: &str = "requests";
 /// The fact that those in encrypted connections are made of, beside it.
 pub const TLS: &str = "tls";
 
+/// The program that does what `set_state` could not because it was running already.
+pub const SECOND_CHANCE: &str = "set_state_again";
+
 const FEW_RETURNS: &str =
     "the kernel keeps room for few returns at once: while many calls block, some are missed";
 
@@ -166,6 +169,8 @@ const fn entry(program: &'static str, function: &'static str) -> Hook {
 }
 
 const SET_STATE: Hook = tp("set_state", "inet_sock_set_state");
+/// Attached after the other, to run after it.
+const SET_STATE_AGAIN: Hook = tp(SECOND_CHANCE, "inet_sock_set_state");
 const DESTROY_SOCK: Hook = tp("destroy_sock", "tcp_destroy_sock");
 const MAKE_COOKIE: Hook = Hook {
     program: "make_cookie",
@@ -199,14 +204,14 @@ pub static FACTS: &[Fact] = &[
         methods: &[
             Method {
                 name: "tp_btf",
-                hooks: &[SET_STATE],
+                hooks: &[SET_STATE, SET_STATE_AGAIN],
                 members: SOCK,
                 floor: "5.12",
                 limits: "",
             },
             Method {
                 name: STATE_IN_HASH,
-                hooks: &[MAKE_COOKIE, SET_STATE, DESTROY_SOCK],
+                hooks: &[MAKE_COOKIE, SET_STATE, SET_STATE_AGAIN, DESTROY_SOCK],
                 members: SOCK,
                 floor: "5.10",
                 limits: "follows 1,048,576 connections at most; connections older than the agent that end before it has \

@@ -19,7 +19,7 @@ use super::{
     filter,
     libssl::{self, Library},
     offsets::Offsets,
-    privilege, refusal, stats,
+    refusal, stats,
 };
 use crate::{
     config::ProbeConfig,
@@ -157,7 +157,6 @@ pub struct Kernel {
 impl Kernel {
     /// Reads release, type information and offsets of the running kernel.
     pub fn detect() -> Result<Kernel, AgentError> {
-        privilege::lift_memlock();
         let report = kernel_report();
         if let (Some(version), Some(floor)) = (facts::version(&report.release), facts::floor())
             && version < floor

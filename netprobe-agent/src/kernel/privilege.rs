@@ -1,6 +1,5 @@
-//! What this process may do: the capability an attachment lacks, by name, and the limit on locked memory.
+//! What this process may do: the capability an attachment lacks, by name.
 
-use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::facts::Attach;
@@ -16,14 +15,4 @@ pub fn missing(attach: Attach) -> Option<&'static str> {
     };
     // The old capability that contains both, for BPF.
     (!held.intersects(needed | CapabilitySet::SYS_ADMIN)).then_some(name)
-}
-
-/// Before 5.11 maps count as locked memory, and the usual limit is too small for them. It may be refused: then the
-/// kernel's refusal of the map tells, where it matters.
-pub fn lift_memlock() {
-    let unlimited = Rlimit {
-        current: None,
-        maximum: None,
-    };
-    let _ = setrlimit(Resource::Memlock, unlimited);
 }

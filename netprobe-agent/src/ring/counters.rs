@@ -16,6 +16,7 @@ const OTHERS: &[(&str, u32)] = &[
     ("overflowed_finals", wire::OVERFLOWED),
     ("missed_closes", wire::MISSED_CLOSE),
     ("missed_established", wire::MISSED_ESTABLISHED),
+    ("runs_made_up", wire::MADE_UP),
     (BYTE_DISAGREEMENTS, wire::BYTE_DISAGREEMENT),
     ("byte_checks_skipped", wire::BYTE_CHECK_SKIPPED),
     ("byte_checks_passed", wire::BYTE_CHECK_PASSED),

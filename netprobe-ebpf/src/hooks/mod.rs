@@ -15,7 +15,7 @@ mod retransmit;
 mod send_exit;
 mod send_length;
 mod send_reset;
-mod set_state;
+pub mod set_state;
 mod ssl;
 mod sys_exit;
 mod udp_address;

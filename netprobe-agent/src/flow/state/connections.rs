@@ -143,7 +143,7 @@ impl State {
             Some(live) => live,
             None => Box::new(self.first_seen(record)),
         };
-        let before = service(&live).map(str::to_owned);
+        let before = (service(&live).map(str::to_owned), metric_role(live.role));
         let delta = live.update(record);
         if live.key.local_port == 0 || !active {
             live.key = record.key;
@@ -162,7 +162,7 @@ impl State {
         self.observe(&live, delta);
         if active {
             self.observer
-                .move_active(Some((before.as_deref(), metric_role(live.role))), None);
+                .move_active(Some((before.0.as_deref(), before.1)), None);
         }
         self.with_reader(Some(&live), |reader, flows| {
             reader.ended(record.cookie, record.closed_ns, flows);
@@ -183,17 +183,21 @@ impl State {
             }
             return;
         };
-        let before = service(&live).map(str::to_owned);
+        let before = (service(&live).map(str::to_owned), metric_role(live.role));
         self.accept(&mut live, record);
-        let role = metric_role(live.role);
+        let after = (service(&live), metric_role(live.role));
         self.observer
-            .move_active(Some((before.as_deref(), role)), Some((service(&live), role)));
+            .move_active(Some((before.0.as_deref(), before.1)), Some(after));
         self.announce(&mut live);
         self.table.insert(record.cookie, live);
     }
 
     pub(super) fn accept(&mut self, live: &mut Live, record: &AcceptRecord) {
         live.accepted_ns = record.header.ts_ns;
+        // Its begin was not seen, but who is accepted serves.
+        if live.role == Role::Unknown {
+            live.role = Role::Server;
+        }
         live.process = self.identity(&record.process, record.header.ts_ns);
     }
 

@@ -13,7 +13,7 @@ use netprobe_common::{
 use super::*;
 use crate::{
     decode::wire::{self, Wire},
-    event::{CloseReason, NatStatus, Origin},
+    event::{CloseReason, FlowRole, NatStatus, Origin},
     flow::{clock::WallClock, delta::FlowDelta, translations::Translations},
     recent::Recent,
 };
@@ -214,6 +214,28 @@ fn an_accept_before_established_is_kept_and_has_no_wait() {
     let body = finals[0].flow.as_ref().expect("a flow");
     assert_eq!(body.accept_wait_ms, Some(0.0));
     assert_eq!(body.close_reason, Some(CloseReason::Fin));
+}
+
+#[test]
+fn who_is_accepted_serves_whether_or_not_its_begin_was_seen() {
+    for accepted_first in [true, false] {
+        let mut bench = Bench::new(10);
+        let adopted = |kind, at| FlowRecord {
+            flags: flow_flags::PARTIAL,
+            ..flow(kind, Role::Unknown, 7, at)
+        };
+        if accepted_first {
+            bench.take(accept(7, BEGIN + 3));
+            bench.take(adopted(Kind::Sample, BEGIN + 5));
+        } else {
+            bench.take(adopted(Kind::Sample, BEGIN + 5));
+            bench.take(accept(7, BEGIN + 6));
+        }
+        bench.take(adopted(Kind::Closed, BEGIN + 20));
+        let finals = bench.finals();
+        assert_eq!(finals[0].role, Some(FlowRole::Server));
+        assert_eq!(finals[0].started_at, None);
+    }
 }
 
 #[test]
