@@ -72,7 +72,7 @@ pub fn run(loaded: Loaded, options: &Options) -> Result<(), AgentError> {
         None
     };
     let listeners = Listeners::bind(&config.api)?;
-    let own = own(&listeners)?;
+    let own = own(&listeners, &config.probe)?;
     let attached = attach(&config, own)?;
 
     let origin = Origin::detect().map_err(|error| {
@@ -349,13 +349,32 @@ fn wait(
     });
 }
 
-/// The agent's own listener, whose connections are not reported.
-fn own(listeners: &Listeners) -> Result<Own, AgentError> {
+/// The agent's own listener, whose connections are not reported, and the namespace whose are.
+fn own(listeners: &Listeners, probe: &ProbeConfig) -> Result<Own, AgentError> {
     let unknown = |error: std::io::Error| {
         AgentError::other(format!("the API's address is not known: {error}"), "mount /proc")
     };
     Ok(Own {
         netns: netns::own_inode().map_err(unknown)? as u32,
         port: listeners.address().map_err(unknown)?.port(),
+        followed: followed(&probe.netns)?,
+    })
+}
+
+/// Inode of the namespace that alone is followed; 0: all are.
+fn followed(path: &str) -> Result<u32, AgentError> {
+    if path.is_empty() {
+        return Ok(0);
+    }
+    let inode = netns::NetNs::at(path.into()).and_then(|netns| {
+        // Whether it is one at all.
+        netns::in_netns(&netns, || ())?;
+        Ok(netns.inode)
+    });
+    inode.map(|inode| inode as u32).map_err(|error| {
+        AgentError::other(
+            format!("`probe.netns` is no network namespace that can be entered: {path}: {error}"),
+            "name a file like /run/netns/blue, or leave the key empty to follow all of them",
+        )
     })
 }

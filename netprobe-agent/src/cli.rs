@@ -71,7 +71,8 @@ Examples:
   netprobe observe --since 5m --not --comm curl       the last five minutes, without curl
   netprobe observe --filter 'flow.connect_ms>50,nat.status!=none' -o json
   netprobe observe --input-file events.jsonl --ip 10.0.0.0/8 -o table
-  netprobe observe --input-file file:///var/lib/netprobe/archive --since 24h --severity error")]
+  netprobe observe --input-file file:///var/lib/netprobe/archive --since 24h --severity error
+  netprobe observe --input-file s3://bucket/prefix --since 1h --connection ID   on every host it passed")]
     Observe(observe::ObserveArgs),
     /// The live flows, like ss
     #[command(after_help = "\

@@ -40,5 +40,7 @@ pub const KNOB_STATE_IN_HASH: usize = 16;
 pub const KNOB_PAYLOAD_WAKE_BYTES: usize = 17;
 /// 1: datagrams of DNS are read.
 pub const KNOB_DATAGRAMS: usize = 18;
+/// Inode of the one network namespace that is followed; 0: all are.
+pub const KNOB_NETNS: usize = 19;
 /// Entries of the array.
-pub const KNOB_COUNT: usize = 19;
+pub const KNOB_COUNT: usize = 20;

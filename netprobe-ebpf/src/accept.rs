@@ -43,7 +43,7 @@ pub fn accepted(sk: Sock) {
             return;
         }
         // Counted as suppressed where the connection is established.
-        if filter::excluded(&key.remote_addr, key.local_port) {
+        if filter::excluded(key.netns, &key.remote_addr, key.local_port) {
             return;
         }
         if sock::cookie_if_set(sk) == 0 && waits(sk, &key) {

@@ -85,7 +85,11 @@ pub unsafe fn connecting(sk: Sock) {
         if own != 0 && (u64::from(conn.record.process.tgid) == own || to_own_listener(&conn.record.key)) {
             conn.record.flags |= flow_flags::EXCLUDED;
             count::one(SUPPRESSED_OWN);
-        } else if filter::excluded(&conn.record.key.remote_addr, conn.record.key.remote_port) {
+        } else if filter::excluded(
+            conn.record.key.netns,
+            &conn.record.key.remote_addr,
+            conn.record.key.remote_port,
+        ) {
             conn.record.flags |= flow_flags::EXCLUDED;
             count::one(SUPPRESSED_FILTER);
         }
@@ -149,7 +153,7 @@ pub unsafe fn established(sk: Sock, from: u8) {
             {
                 conn.record.flags |= flow_flags::EXCLUDED;
                 count::one(SUPPRESSED_OWN);
-            } else if filter::excluded(&key.remote_addr, key.local_port) {
+            } else if filter::excluded(key.netns, &key.remote_addr, key.local_port) {
                 conn.record.flags |= flow_flags::EXCLUDED;
                 count::one(SUPPRESSED_FILTER);
             }

@@ -1,7 +1,7 @@
 //! Kernel-side filter: which connections are followed at all. Switched off it costs nothing, the verifier removes it.
 
 use aya_ebpf::maps::lpm_trie::Key;
-use netprobe_common::{FlowKey, KNOB_CIDR_FILTER, KNOB_PORT_FILTER};
+use netprobe_common::{FlowKey, KNOB_CIDR_FILTER, KNOB_NETNS, KNOB_PORT_FILTER};
 
 use crate::{
     maps::{FILTER_NETWORKS, FILTER_PORTS},
@@ -13,12 +13,27 @@ const ONLY: u64 = 1;
 /// Whether anything is left out at all.
 #[inline(always)]
 pub fn active() -> bool {
-    knob(KNOB_PORT_FILTER) != 0 || knob(KNOB_CIDR_FILTER) != 0
+    one_namespace() || knob(KNOB_PORT_FILTER) != 0 || knob(KNOB_CIDR_FILTER) != 0
 }
 
-/// Whether the connection is to be left out: by the port of its serving side or by its remote address.
+/// Whether one network namespace alone is followed.
 #[inline(always)]
-pub fn excluded(remote_addr: &[u8; 16], service_port: u16) -> bool {
+pub fn one_namespace() -> bool {
+    knob(KNOB_NETNS) != 0
+}
+
+/// Whether what is in this network namespace is to be left out.
+#[inline(always)]
+pub fn elsewhere(netns: u32) -> bool {
+    one_namespace() && knob(KNOB_NETNS) != u64::from(netns)
+}
+
+/// Whether the connection is to be left out: by its namespace, the port of its serving side or its remote address.
+#[inline(always)]
+pub fn excluded(netns: u32, remote_addr: &[u8; 16], service_port: u16) -> bool {
+    if elsewhere(netns) {
+        return true;
+    }
     let ports = knob(KNOB_PORT_FILTER);
     if ports != 0 {
         let listed = FILTER_PORTS
@@ -42,10 +57,11 @@ pub fn excluded(remote_addr: &[u8; 16], service_port: u16) -> bool {
 #[inline(always)]
 pub fn excluded_older(key: &FlowKey) -> bool {
     let (local, remote) = (
-        excluded(&key.remote_addr, key.local_port),
-        excluded(&key.remote_addr, key.remote_port),
+        excluded(key.netns, &key.remote_addr, key.local_port),
+        excluded(key.netns, &key.remote_addr, key.remote_port),
     );
     if knob(KNOB_PORT_FILTER) == ONLY {
+        // A namespace that is left out is so for both.
         local && remote
     } else {
         local || remote

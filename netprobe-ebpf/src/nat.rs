@@ -106,7 +106,7 @@ unsafe fn leaves(skb: Packet, owner: *const c_void, role: Role) {
         role: role as u8,
         reserved: [0; 3],
     };
-    if sock::probe_key(owner, &mut handshake.key).is_none() {
+    if sock::probe_key(owner, &mut handshake.key).is_none() || filter::elsewhere(handshake.key.netns) {
         return;
     }
     if matches!(role, Role::Client) {
@@ -156,6 +156,10 @@ fn crosses(skb: Packet, ct: Conntrack) {
 /// Publishes `ct` as a hop of the connection of a local socket, if it translates.
 #[inline(always)]
 fn hop(ct: Conntrack, key: &FlowKey, cookie: u64, role: Role) {
+    let netns = conntrack::netns(ct).unwrap_or(0);
+    if filter::elsewhere(netns) || filter::elsewhere(key.netns) {
+        return;
+    }
     emit::publish_in_place(Kind::Hop, clock::now(), |record: &mut HopRecord| {
         if conntrack::read_tuple(ct, 0, &mut record.original).is_none()
             || conntrack::read_tuple(ct, 1, &mut record.reply).is_none()
@@ -166,7 +170,7 @@ fn hop(ct: Conntrack, key: &FlowKey, cookie: u64, role: Role) {
         record.cookie = cookie;
         record.key = *key;
         record.conntrack = ct as u64;
-        record.netns = conntrack::netns(ct).unwrap_or(0);
+        record.netns = netns;
         record.zone = conntrack::zone(ct);
         record.role = role as u8;
         true
@@ -182,14 +186,14 @@ fn forwarded(ct: Conntrack, state: u8) {
         {
             return false;
         }
-        if filter::excluded(&record.original.dst, record.original.dst_port) {
+        record.netns = conntrack::netns(ct).unwrap_or(0);
+        if filter::excluded(record.netns, &record.original.dst, record.original.dst_port) {
             if state == conntrack::state::SYN_SENT {
                 count::one(SUPPRESSED_FILTER);
             }
             return false;
         }
         record.conntrack = ct as u64;
-        record.netns = conntrack::netns(ct).unwrap_or(0);
         record.zone = conntrack::zone(ct);
         record.state = state;
         if conntrack::read_accounting(ct, &mut record.packets, &mut record.bytes).is_some() {

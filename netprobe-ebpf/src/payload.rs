@@ -234,7 +234,8 @@ unsafe fn begin<'a>(sk: *mut bpf_sock) -> Option<&'a mut Talk> {
             None => {
                 talk.older = 1;
                 let key = key(sk);
-                if conn::is_own(&key) || filter::excluded_older(&key) {
+                // Where one namespace alone is followed: whose it is cannot be told.
+                if filter::one_namespace() || conn::is_own(&key) || filter::excluded_older(&key) {
                     talk.carries = OPAQUE;
                 }
             }

@@ -118,7 +118,8 @@ fn left_out(key: &FlowKey, direction: Direction) -> bool {
         Direction::Received => key.local_port,
     };
     let own = knob(KNOB_OWN_TGID);
-    (own != 0 && u64::from(task::tgid()) == own) || filter::excluded(&key.remote_addr, service_port)
+    (own != 0 && u64::from(task::tgid()) == own)
+        || filter::excluded(key.netns, &key.remote_addr, service_port)
 }
 
 /// Enters a new flow and publishes it; an entry whose record was lost is taken back. False: not followed.

@@ -39,13 +39,13 @@ struct Script {
 }
 
 /// Seconds of the day. Differences of these: a test that runs over midnight is its own fault.
-fn now() -> f64 {
+pub(super) fn now() -> f64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0.0, |since| since.as_secs_f64() % 86_400.0)
 }
 
 /// Seconds of the day of a time in a report.
-fn of_day(value: &Value) -> Result<f64> {
+pub(super) fn of_day(value: &Value) -> Result<f64> {
     let text = value.as_str().with_context(|| format!("no time: {value}"))?;
     let parts: Vec<f64> = text
         .get(11..text.len() - 1)
@@ -57,7 +57,7 @@ fn of_day(value: &Value) -> Result<f64> {
 }
 
 /// The same as text.
-fn time(second: f64) -> Result<String> {
+pub(super) fn time(second: f64) -> Result<String> {
     let day = tools::run("date", &["-u", "+%Y-%m-%d"])?;
     let (hour, minute) = ((second / 3600.0) as u32, (second / 60.0) as u32 % 60);
     Ok(format!(
@@ -67,8 +67,8 @@ fn time(second: f64) -> Result<String> {
     ))
 }
 
-/// An agent of a host of this name. Both see the same kernel, so both tell the same.
-fn host(name: &str, home: &Path, archive: &Path) -> Settings {
+/// An agent of a host of this name. All see the same kernel, so they tell the same, unless told to look at a part of it.
+pub(super) fn host(name: &str, home: &Path, archive: &Path) -> Settings {
     Settings {
         through: ["unshare", "--uts", "sh", "-c"]
             .map(str::to_owned)
@@ -248,7 +248,7 @@ fn incident() -> Result<()> {
 }
 
 /// Runs `netprobe …`; its standard output.
-fn netprobe(arguments: &[&str]) -> Result<String> {
+pub(super) fn netprobe(arguments: &[&str]) -> Result<String> {
     tools::run_command(std::process::Command::new(binary()?).args(arguments).env_clear())
 }
 

@@ -8,6 +8,7 @@ mod dashboard;
 mod family;
 mod faults;
 mod filters;
+mod fleet;
 mod generator;
 mod history;
 mod ladder;
@@ -102,6 +103,7 @@ pub(crate) fn all() -> Vec<Case> {
         close::CASES,
         archive::CASES,
         history::CASES,
+        fleet::CASES,
         bytes::CASES,
         family::CASES,
         nat::CASES,

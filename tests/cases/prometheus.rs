@@ -22,7 +22,7 @@ const BYTES: u64 = 1000;
 const REFUSED: u64 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A running Prometheus that scrapes one target every second.
+/// A running Prometheus that scrapes its targets every second.
 pub(super) struct Prometheus {
     child: Child,
     address: SocketAddr,
@@ -38,8 +38,14 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one, with rules of these texts.
+    /// Starts one with one target, and rules of these texts.
     pub(super) fn start(target: SocketAddr, features: &str, rules: &[String]) -> Result<Prometheus> {
+        let scrape = format!("  - job_name: netprobe\n    static_configs: [{{targets: [\"{target}\"]}}]\n");
+        Self::start_on(&scrape, features, rules)
+    }
+
+    /// Starts one that finds its targets as this list of `scrape_configs` says.
+    pub(super) fn start_on(scrape: &str, features: &str, rules: &[String]) -> Result<Prometheus> {
         let folder = tempfile::tempdir()?;
         for (index, text) in rules.iter().enumerate() {
             std::fs::write(folder.path().join(format!("rules-{index}.yaml")), text)?;
@@ -50,8 +56,7 @@ impl Prometheus {
             &config,
             format!(
                 "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [\"rules-*.yaml\"]\n\
-                 scrape_configs:\n  - job_name: netprobe\n    \
-                 static_configs: [{{targets: [\"{target}\"]}}]\n"
+                 scrape_configs:\n{scrape}"
             ),
         )?;
         let log = std::fs::File::create(folder.path().join("log"))?;

@@ -20,6 +20,7 @@ mod toolchain;
 mod vm;
 mod web;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -87,6 +88,13 @@ enum Command {
         /// Passed on to the connections, which then run alone; `-- --help` lists them
         #[arg(last = true)]
         args: Vec<String>,
+    },
+    /// Three hosts with an agent each, as namespaces of this machine: real traffic through a NAT gateway, an incident, one
+    /// archive, one Kafka topic, one Prometheus, and one connection's story; about two minutes
+    Fleet {
+        /// Where what came of it is kept; emptied first
+        #[arg(default_value = "target/fleet")]
+        folder: PathBuf,
     },
     /// What the probe costs: interleaved pairs, with and without
     Bench {
@@ -208,6 +216,7 @@ fn dispatch(command: Command) -> Result<()> {
             }
             start::test_program("validate", &args, &[])
         }
+        Command::Fleet { folder } => test::fleet(&folder),
         Command::Bench { args } => start::bench(&args),
         Command::Contract { seconds } => contract::run(seconds),
         Command::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),

@@ -101,6 +101,46 @@ pub(crate) fn pictures() -> Result<()> {
         .arg("dashboard_in_a_browser")
         .current_dir(sh::root());
     sh::run(&mut cmd)?;
+    let fleet_folder = sh::root().join("target/fleet");
+    fleet(&fleet_folder)?;
+    std::fs::copy(fleet_folder.join("timeline.png"), folder.join("fleet.png"))?;
+    say!("wrote {}", folder.display());
+    Ok(())
+}
+
+/// The three hosts of `tests/cases/fleet.rs`, in the long form; what came of it is in the folder.
+pub(crate) fn fleet(folder: &Path) -> Result<()> {
+    packages::ensure(Need::Test)?;
+    engine::ensure()?;
+    let (agent, truth) = (build::agent()?, build::truth()?);
+    let folder = sh::root().join(folder);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(&folder)?;
+    let mut cmd = sh::privileged("env")?;
+    cmd.arg(format!("NETPROBE_BIN={}", agent.display()))
+        .arg(format!("NETPROBE_FLEET={}", folder.display()))
+        .arg(truth)
+        .args(["--exact", "three_hosts_tell_one_story"])
+        .current_dir(sh::root());
+    sh::run(&mut cmd)?;
+    let (page, picture) = (folder.join("timeline.html"), folder.join("timeline.png"));
+    if !page.exists() {
+        bail!("it did not run: what it lacks is said above");
+    }
+    sh::run(
+        sh::clean("chromium")
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                "--window-size=1100,800",
+            ])
+            .arg(format!("--screenshot={}", picture.display()))
+            .arg(format!("file://{}", page.display())),
+    )?;
     say!("wrote {}", folder.display());
     Ok(())
 }

@@ -82,12 +82,7 @@ pub(super) fn events(
     filter: &Filter,
     each: impl FnMut(Event) -> Result<(), AgentError>,
 ) -> Result<(), AgentError> {
-    let place = Place {
-        config,
-        url: Some(url.to_owned()),
-        since: span.since,
-        until: span.until,
-    };
+    let place = Place::new(config, Some(url.to_owned()), span);
     wait(query::events(&place, filter, each))
 }
 
@@ -114,6 +109,15 @@ pub(super) struct Opened {
 }
 
 impl Place {
+    pub(super) fn new(config: ConfigArgs, url: Option<String>, span: Span) -> Place {
+        Place {
+            config,
+            url,
+            since: span.since,
+            until: span.until,
+        }
+    }
+
     pub(super) fn open(&self) -> Result<Opened, AgentError> {
         let config = self.config.load()?.config;
         let url = self.url.clone().unwrap_or_else(|| config.archive.url.clone());

@@ -14,6 +14,11 @@ pub(super) struct FilterArgs {
 }
 
 impl FilterArgs {
+    /// Whether there are none.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
     /// The filter they make.
     pub(super) fn filter(&self) -> Result<Filter, AgentError> {
         Filter::from_pairs(self.pairs.iter().map(|(name, value)| (name, value)))

@@ -1,5 +1,7 @@
 //! `netprobe observe`.
 
+mod path;
+
 use std::{
     collections::VecDeque,
     fs::File,
@@ -60,6 +62,10 @@ pub(super) struct ObserveArgs {
     /// s3://bucket/prefix
     #[arg(long, value_name = "FILE|URL")]
     input_file: Option<PathBuf>,
+    /// One connection on every host it passed, out of the archive: by the connection_id of any of its events [default archive:
+    /// archive.url of the configuration]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["follow", "last"])]
+    connection: Option<String>,
     #[command(flatten)]
     agent: AgentArgs,
     #[command(flatten)]
@@ -78,6 +84,9 @@ pub(super) fn time(text: &str) -> Result<Nanos, String> {
 }
 
 pub(super) fn observe(args: &ObserveArgs) -> Result<(), AgentError> {
+    if let Some(id) = &args.connection {
+        return path::path(args, id);
+    }
     let filter = args.filters.filter()?;
     let mut printer = Printer::events(io::stdout().lock(), args.output).coloured(args.color);
     let Some(path) = &args.input_file else {

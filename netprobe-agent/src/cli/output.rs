@@ -289,7 +289,7 @@ fn compact(event: &Event) -> String {
 }
 
 /// What is particular to the kind.
-fn detail(event: &Event) -> String {
+pub(super) fn detail(event: &Event) -> String {
     let mut words = Vec::new();
     if let Some(flow) = &event.flow {
         flow_detail(flow, &mut words);

@@ -114,7 +114,7 @@ fn span(opened: &Opened) -> Result<(Nanos, Nanos), AgentError> {
     })
 }
 
-fn at_once() -> usize {
+pub(super) fn at_once() -> usize {
     available_parallelism().map_or(1, NonZero::get).min(MOST_AT_ONCE)
 }
 

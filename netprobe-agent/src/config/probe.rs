@@ -42,6 +42,10 @@ pub struct ProbeConfig {
     #[schema(value_type = Vec<String>)]
     #[serde(deserialize_with = "networks")]
     pub cidrs_except: Vec<IpNet>,
+    /// Only connections of this network namespace, a file like /run/netns/blue or /proc/1/ns/net as it is when the agent
+    /// starts: for an agent that stands for one of several hosts on a machine. Empty: all. DNS, and requests of
+    /// connections older than the agent, are not read then.
+    pub netns: String,
     /// Whether the agent's own connections are reported.
     pub own_traffic: bool,
     /// Whether UDP is followed.
@@ -72,6 +76,7 @@ impl Default for ProbeConfig {
             ports_except: Vec::new(),
             cidrs_only: Vec::new(),
             cidrs_except: Vec::new(),
+            netns: String::new(),
             own_traffic: false,
             udp: true,
             byte_check: true,

@@ -98,7 +98,11 @@ impl Survey {
             forwarded: Vec::new(),
         };
         match netns::enumerate(netns::DEFAULT_MAX_PIDS) {
-            Ok(namespaces) => {
+            Ok(mut namespaces) => {
+                let followed = u64::from(scope.own.followed);
+                namespaces
+                    .found
+                    .retain(|netns| followed == 0 || netns.inode == followed);
                 if namespaces.denied > 0 {
                     survey.notices.push(format!(
                         "the namespaces of {} processes cannot be read: CAP_SYS_PTRACE is missing, or something protects them",

@@ -243,9 +243,5 @@ pub async fn report(store: &Store, question: &Question, seen: impl FnMut(u64)) -
 
 /// The host a destination has to be told for: its address means another machine on each.
 fn host_of(ip: IpAddr, host: &Arc<str>, by_host: bool) -> Option<Arc<str>> {
-    let local = match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
-    };
-    (local || by_host).then(|| host.clone())
+    (super::is_local(ip) || by_host).then(|| host.clone())
 }

@@ -75,13 +75,15 @@ impl<'a> Mode<'a> {
     }
 }
 
-/// Whose traffic is the agent's own.
+/// Whose traffic is the agent's own, and whose is followed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Own {
     /// Namespace of the listener.
     pub netns: u32,
     /// Port of the listener; 0: none.
     pub port: u16,
+    /// The one namespace that is followed; 0: all are.
+    pub followed: u32,
 }
 
 /// The probe in the kernel: dropping it detaches everything.

@@ -58,6 +58,15 @@ impl NetNs {
         })
     }
 
+    /// The namespace that a file stands for.
+    pub fn at(path: PathBuf) -> io::Result<NetNs> {
+        Ok(NetNs {
+            inode: fs::metadata(&path)?.ino(),
+            path,
+            pid: None,
+        })
+    }
+
     /// Opens the namespace, by another path when the process it was found by has ended since. Refuses with
     /// [`io::ErrorKind::NotFound`] when nothing leads to it any more.
     pub fn open(&self) -> io::Result<File> {

@@ -95,7 +95,7 @@ pub fn failed(sk: *const c_void, address: &Address, ret: i32) -> Option<()> {
         count::one(SUPPRESSED_OWN);
         return None;
     }
-    if filter::excluded(&key.remote_addr, key.remote_port) {
+    if filter::excluded(key.netns, &key.remote_addr, key.remote_port) {
         count::one(SUPPRESSED_FILTER);
         return None;
     }

@@ -13,8 +13,8 @@ use serde::Deserialize;
 
 use super::{archive, python, settings, to_be_archived, traffic};
 
-/// Brokers (librdkafka's mock cluster) and a consumer in one: says the address, is told topic and number of messages, says
-/// them.
+/// Brokers (librdkafka's mock cluster) and a consumer in one: says the address, is told topic and number of messages (0: as
+/// many as come), says them.
 const SCRIPT: &str = r"
 import json, sys
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -27,8 +27,12 @@ for line in sys.stdin:
     consumer = Consumer({'bootstrap.servers': address, 'group.id': 'stranger'})
     consumer.assign([TopicPartition(topic, number, 0)
                      for number in consumer.list_topics(topic, 10).topics[topic].partitions])
-    for _ in range(int(wanted)):
-        message = consumer.poll(20)
+    count = 0
+    while count < int(wanted) or wanted == '0':
+        message = consumer.poll(20 if count == 0 or wanted != '0' else 2)
+        if wanted == '0' and message is None:
+            break
+        count += 1
         assert message is not None and message.error() is None, message and message.error()
         headers = {key: value.decode() for key, value in message.headers() or []}
         print(json.dumps({'key': message.key() and message.key().decode(), 'value': message.value().decode(),
@@ -55,21 +59,21 @@ pub(crate) fn lacking() -> Option<String> {
         .then(|| "this agent was built without Kafka (`--features kafka`)".to_owned())
 }
 
-struct Brokers {
+pub(crate) struct Brokers {
     process: Child,
     says: BufReader<ChildStdout>,
-    address: String,
+    pub(crate) address: String,
 }
 
 #[derive(Deserialize)]
-struct Message {
+pub(crate) struct Message {
     key: Option<String>,
-    value: String,
+    pub(crate) value: String,
     headers: BTreeMap<String, String>,
 }
 
 impl Brokers {
-    fn start(python: PathBuf) -> Result<Brokers> {
+    pub(crate) fn start(python: PathBuf) -> Result<Brokers> {
         let mut process = Command::new(python)
             .args(["-c", SCRIPT])
             .stdin(Stdio::piped())
@@ -85,8 +89,8 @@ impl Brokers {
         })
     }
 
-    /// So many messages of a topic; more of them are an error.
-    fn read(&mut self, topic: &str, wanted: usize) -> Result<Vec<Message>> {
+    /// So many messages of a topic, more of them are an error; or, with 0, all there are.
+    pub(crate) fn read(&mut self, topic: &str, wanted: usize) -> Result<Vec<Message>> {
         writeln!(self.process.stdin.as_mut().context("piped")?, "{topic} {wanted}")?;
         let mut messages = Vec::new();
         let mut line = String::new();

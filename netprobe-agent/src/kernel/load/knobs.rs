@@ -22,6 +22,7 @@ impl Kernel {
             knobs[KNOB_OWN_NETNS] = u64::from(own.netns);
             knobs[KNOB_OWN_PORT] = u64::from(own.port);
         }
+        knobs[KNOB_NETNS] = u64::from(own.followed);
         knobs[KNOB_SAMPLE_NS] = config.sample_interval.0.as_nanos() as u64;
         knobs[KNOB_WAKE_BYTES] = u64::from(config.ring_bytes.get()) / 2;
         knobs[KNOB_PAYLOAD_WAKE_BYTES] = u64::from(config.payload_ring_bytes.get()) / 2;
