@@ -28,6 +28,7 @@ mod retransmit;
 mod ring;
 mod rules;
 mod sandbox;
+mod skipped;
 mod special;
 mod start;
 mod stream;
@@ -126,6 +127,7 @@ pub(crate) fn all() -> Vec<Case> {
         parity::CASES,
         privilege::CASES,
         ring::CASES,
+        skipped::CASES,
         start::CASES,
         dashboard::CASES,
         programs::CASES,

@@ -54,11 +54,9 @@ fn set_state_again(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let (sk, change) = read(&ctx);
+    let last = LAST_CHANGE.get_ptr(0);
     // SAFETY: a live map value.
-    if LAST_CHANGE
-        .get_ptr(0)
-        .is_some_and(|last| unsafe { *last } == change)
-    {
+    if last.is_some_and(|last| unsafe { *last } == change) {
         return 0;
     }
     // Skipped; or another change came between the two of us, and then the socket's state tells that this one is done.

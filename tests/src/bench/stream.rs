@@ -159,7 +159,10 @@ fn step(agent: &Agent, rate: u64, clients: usize, stalled: usize, length: Durati
         drain.join().map_err(|_| anyhow!("the clients panicked"))??;
         let made = made?;
         drop(stalled_ones);
-        let Taken { mut latencies, silent } = taken;
+        let Taken {
+            mut latencies,
+            silent,
+        } = taken;
         latencies.sort_by(f64::total_cmp);
         Ok(Step {
             rate: rate * 2,
@@ -188,7 +191,11 @@ struct Counts {
 impl Counts {
     fn read(agent: &Agent) -> Result<Counts> {
         let stream = &agent.probe()?["stream"];
-        let count = |name: &str| stream[name].as_u64().with_context(|| format!("no {name} of the stream"));
+        let count = |name: &str| {
+            stream[name]
+                .as_u64()
+                .with_context(|| format!("no {name} of the stream"))
+        };
         Ok(Counts {
             sent: count("sent")?,
             missed: count("missed")?,
@@ -300,7 +307,9 @@ fn read(mut socket: WebSocket<TcpStream>, mut newest: u64, over: &AtomicBool) ->
         let (from, to) = match event["seq"].as_u64() {
             Some(seq) => (seq, seq),
             None => (
-                event["gap"]["from_seq"].as_u64().context("a gap without numbers")?,
+                event["gap"]["from_seq"]
+                    .as_u64()
+                    .context("a gap without numbers")?,
                 event["gap"]["to_seq"].as_u64().context("a gap without numbers")?,
             ),
         };
