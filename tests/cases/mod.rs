@@ -113,6 +113,8 @@ pub(crate) fn all() -> Vec<Case> {
         operate::CASES,
         udp::CASES,
         requests::CASES,
+        requests::asked::CASES,
+        requests::times::CASES,
         requests::dns::CASES,
         requests::faults::CASES,
         requests::tls::CASES,

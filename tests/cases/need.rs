@@ -132,6 +132,7 @@ pub(crate) fn emulated() -> bool {
 const HOST_PROGRAMS: &[&str] = &[
     "nginx",
     "openssl",
+    "python3",
     "dnsmasq",
     "dig",
     "wrk",

@@ -1,8 +1,10 @@
 //! Requests, against real servers and their logs.
 
+pub(crate) mod asked;
 pub(crate) mod dns;
 pub(crate) mod faults;
 pub(crate) mod load;
+pub(crate) mod times;
 pub(crate) mod tls;
 pub(super) mod web;
 
@@ -31,6 +33,8 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("requests_byte_by_byte_and_long_heads", in_pieces).needs(WEB),
     Case::new("requests_over_a_lossy_link", lossy).needs(WEB),
 ];
+
+const CHUNKED: &str = "Transfer-Encoding: chunked";
 
 /// What the route of a path is.
 fn route(path: &str) -> String {
@@ -71,6 +75,8 @@ fn curl_and_nginx(scheme: &str, port: u16) -> Result<()> {
         ],
         &[&url("/broken")],
         &["-X", "DELETE", &url("/users/12345")],
+        &["-H", CHUNKED, "--data-binary", "a few bytes", &url("/post")],
+        &["-H", CHUNKED, "--data-binary", &body, &url("/post")],
     ];
     for arguments in runs {
         let mut all = vec!["-sSk"];
@@ -82,17 +88,17 @@ fn curl_and_nginx(scheme: &str, port: u16) -> Result<()> {
         }
         lab.run("cli", "curl", &all)?;
     }
-    // The proxied one is logged twice.
-    let lines = web.log(13)?;
-    ensure!(lines.len() == 13, "{lines:?}");
+    // The three proxied ones are logged twice.
+    let lines = web.log(17)?;
+    ensure!(lines.len() == 17, "{lines:?}");
     let (cli, srv) = (lab.inode("cli")?, lab.inode("srv")?);
     let own = |event: &Event| event.internal_port == Some(port);
     let dialed = |event: &Event| event.peer_port == Some(port);
-    let servers = wait_requests(&agent, "server", srv, 13, own)?;
-    let clients = wait_requests(&agent, "client", cli, 12, dialed)?;
-    let proxies = wait_requests(&agent, "client", srv, 1, dialed)?;
+    let servers = wait_requests(&agent, "server", srv, 17, own)?;
+    let clients = wait_requests(&agent, "client", cli, 14, dialed)?;
+    let proxies = wait_requests(&agent, "client", srv, 3, dialed)?;
     ensure!(
-        (servers.len(), clients.len(), proxies.len()) == (13, 12, 1),
+        (servers.len(), clients.len(), proxies.len()) == (17, 14, 3),
         "{} server events, {} of clients, {} of the proxy",
         servers.len(),
         clients.len(),

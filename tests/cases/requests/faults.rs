@@ -13,11 +13,12 @@ use nix::sys::signal::Signal;
 
 use super::WEB;
 use super::web::{Web, of, requests, speak, wait_requests};
-use crate::cases::{Case, Need, check, hold};
+use crate::cases::{Case, Need, check, check_bytes, hold};
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("requests_cut_off", cut_off),
     Case::new("requests_none_in_binary_data", binary),
+    Case::new("requests_end_with_an_upgrade", upgraded),
     Case::new("requests_keep_secrets", secrets).needs(WEB),
     Case::new("requests_on_connections_older_than_the_agent", older).alone(),
     Case::new("requests_beyond_their_ring", beyond_the_ring)
@@ -104,6 +105,58 @@ fn cut_off() -> Result<()> {
             hold(&event, "it has an error", of(&event, "error").is_string())?;
             check(&event, "severity", &*event.severity, "error")?;
         }
+    }
+    Ok(())
+}
+
+/// A connection that becomes something else: the request that asked for it is told, and what follows is none, even where it
+/// looks like one.
+fn upgraded() -> Result<()> {
+    let agent = Agent::shared()?;
+    const ASKED: &[u8] =
+        b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    const SWITCHED: &[u8] =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let inside: (&[u8], &[u8]) = (
+        b"GET /inside HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    );
+    let (at, thread) = server(move |mut stream| {
+        stream.write_all(SWITCHED)?;
+        some(&mut stream)?;
+        Ok(stream.write_all(inside.1)?)
+    })?;
+    let mut stream = TcpStream::connect(at)?;
+    stream.write_all(ASKED)?;
+    some(&mut stream)?;
+    stream.write_all(inside.0)?;
+    stream.read_to_end(&mut Vec::new())?;
+    drop(stream);
+    end(thread)?;
+    let (sent, received) = (ASKED.len() as u64, SWITCHED.len() as u64);
+    for (role, port, bytes) in [
+        (
+            "client",
+            (|e| e.peer_port) as fn(&Event) -> Option<u16>,
+            (sent, received),
+        ),
+        ("server", |e| e.internal_port, (received, sent)),
+    ] {
+        let of_it = |event: &Event| event.role.as_deref() == Some(role) && port(event) == Some(at.port());
+        let flow = agent.wait_event("the flow", |event| event.is_final() && of_it(event))?;
+        let mut made = agent.events();
+        made.retain(|event| event.kind == "request" && of_it(event));
+        check(&flow, "requests", made.len(), 1)?;
+        let event = &made[0];
+        check(event, "route", of(event, "route").as_str(), Some("/chat"))?;
+        check(event, "status_code", of(event, "status_code").as_u64(), Some(101))?;
+        check(event, "error", of(event, "error").is_null(), true)?;
+        check_bytes(event, bytes.0, bytes.1)?;
+        check_bytes(
+            &flow,
+            bytes.0 + if role == "client" { inside.0 } else { inside.1 }.len() as u64,
+            bytes.1 + if role == "client" { inside.1 } else { inside.0 }.len() as u64,
+        )?;
     }
     Ok(())
 }

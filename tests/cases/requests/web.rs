@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,21 @@ impl Web {
         scheme: &str,
         libraries: Option<&Path>,
     ) -> Result<Self> {
+        let mut nginx = program("nginx")?;
+        if let Some(libraries) = libraries {
+            nginx.env("LD_LIBRARY_PATH", libraries);
+        }
+        Self::start_by(lab, netns, at, scheme, &mut nginx)
+    }
+
+    /// As what a command starts, which nginx's arguments are added to.
+    pub(super) fn start_by(
+        lab: &Lab,
+        netns: &str,
+        at: SocketAddr,
+        scheme: &str,
+        nginx: &mut Command,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         std::fs::write(folder.path().join("file"), vec![b'x'; FILE])?;
@@ -90,12 +106,8 @@ impl Web {
         );
         let file = folder.path().join("nginx.conf");
         std::fs::write(&file, config)?;
-        let mut nginx = program("nginx")?;
         nginx.args(["-e", "stderr", "-c"]).arg(file);
-        if let Some(libraries) = libraries {
-            nginx.env("LD_LIBRARY_PATH", libraries);
-        }
-        let daemon = Daemon::start(lab, netns, &mut nginx)?;
+        let daemon = Daemon::start(lab, netns, nginx)?;
         listening(lab, netns, at)?;
         Ok(Self {
             folder,

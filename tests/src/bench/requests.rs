@@ -11,11 +11,13 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::cost::cpu_seconds;
-use super::{Interval, Options, machine, quiet, stats, table};
+use super::{Interval, Options, light, machine, quiet, stats, table};
 use crate::agent::{Agent, Settings};
 use crate::tools;
 
 const PORT: u16 = 20_631;
+/// Where nginx listens. Connections to it come from 127.0.0.1, so that a filter by remote address tells the ends apart.
+const HOST: &str = "127.0.0.3";
 const CONNECTIONS: &str = "16";
 
 /// How much is asked of the server.
@@ -59,6 +61,9 @@ enum Variant {
     /// The agent, with `requests.enabled = false`.
     Flows,
     On,
+    /// The agent of a host that is the server alone, and has fexit: the client's end is left out by its filter, and there is no
+    /// program on every system call.
+    Server,
 }
 
 /// One slice of wrk.
@@ -100,9 +105,9 @@ impl Nginx {
             let mut make: Vec<&str> = make.split(' ').collect();
             make.extend(["-keyout", &key, "-out", &cert]);
             tools::run("openssl", &make)?;
-            format!("listen 127.0.0.1:{PORT} ssl; ssl_certificate {cert}; ssl_certificate_key {key};")
+            format!("listen {HOST}:{PORT} ssl; ssl_certificate {cert}; ssl_certificate_key {key};")
         } else {
-            format!("listen 127.0.0.1:{PORT};")
+            format!("listen {HOST}:{PORT};")
         };
         let config = folder.path().join("nginx.conf");
         std::fs::write(
@@ -126,7 +131,7 @@ impl Nginx {
             .spawn()?;
         let nginx = Nginx { child, folder };
         let begun = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", PORT)).is_err() {
+        while std::net::TcpStream::connect((HOST, PORT)).is_err() {
             ensure!(begun.elapsed() < Duration::from_secs(10), "nginx does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -153,10 +158,11 @@ fn lines(file: &Path) -> Result<u64> {
 
 /// Measures rounds of every variant, in changing order.
 pub fn requests(options: &Options) -> Result<Requests> {
-    const ORDERS: [[Variant; 3]; 3] = [
-        [Variant::Off, Variant::Flows, Variant::On],
-        [Variant::On, Variant::Off, Variant::Flows],
-        [Variant::Flows, Variant::On, Variant::Off],
+    const ORDERS: [[Variant; 4]; 4] = [
+        [Variant::Off, Variant::Flows, Variant::Server, Variant::On],
+        [Variant::On, Variant::Off, Variant::Flows, Variant::Server],
+        [Variant::Server, Variant::On, Variant::Off, Variant::Flows],
+        [Variant::Flows, Variant::Server, Variant::On, Variant::Off],
     ];
     let mut slices = Vec::new();
     for round in 0..options.pairs {
@@ -177,12 +183,18 @@ pub fn requests(options: &Options) -> Result<Requests> {
 
 fn slice(options: &Options, variant: Variant, scheme: &'static str, load: Load) -> Result<Slice> {
     let settings = quiet(options);
+    let reading = format!("[requests]\ntls = {}", scheme == "https");
     let agent = match variant {
         Variant::Off => None,
         Variant::On => Some(Agent::start(&Settings {
             // Where it is not needed, nobody asks for it.
-            sections: format!("[requests]\ntls = {}", scheme == "https"),
+            sections: reading,
             ..settings
+        })?),
+        Variant::Server => Some(Agent::start(&Settings {
+            probe: format!("{}\ncidrs_except = [\"{HOST}/32\"]", settings.probe),
+            sections: reading,
+            ..light(options)
         })?),
         Variant::Flows => Some(Agent::start(&Settings {
             sections: "[requests]\nenabled = false".to_owned(),
@@ -192,7 +204,7 @@ fn slice(options: &Options, variant: Variant, scheme: &'static str, load: Load) 
     let nginx = Nginx::start(scheme)?;
     let (before, cpu) = (nginx.lines()?, cpu_of(agent.as_ref())?);
     let length = format!("-d{}s", options.slice.as_secs().max(1));
-    let url = format!("{scheme}://127.0.0.1:{PORT}/users/12345");
+    let url = format!("{scheme}://{HOST}:{PORT}/users/12345");
     let script = nginx.folder.path().join("load.lua");
     std::fs::write(&script, load.script().unwrap_or_default())?;
     let script = script.display().to_string();
@@ -279,7 +291,7 @@ impl Requests {
         );
         for scheme in ["http", "https"] {
             for load in Load::ALL {
-                for variant in [Variant::Off, Variant::Flows, Variant::On] {
+                for variant in [Variant::Off, Variant::Flows, Variant::On, Variant::Server] {
                     text.push_str(&self.row(scheme, load, variant));
                 }
             }
@@ -310,6 +322,7 @@ impl Requests {
             Variant::Off => "nothing",
             Variant::Flows => "agent, requests off",
             Variant::On => "agent",
+            Variant::Server => "agent of the server alone, without `sys_exit`",
         };
         let mut row = format!("| {scheme} | {} | {beside} |", load.name());
         let mut figure = |unit: &str, value: &dyn Fn(&Slice) -> f64| {
