@@ -14,8 +14,10 @@ pub(crate) const TARGET: &str = if cfg!(target_endian = "big") {
 } else {
     "bpfel-unknown-none"
 };
-/// BTF needs debug information; bpf-linker does the rest.
-pub(crate) const RUSTFLAGS: &str = "-C debuginfo=2 -C link-arg=--btf -C linker=bpf-linker";
+/// BTF needs debug information; bpf-linker does the rest. Without its "in order" LLVM writes small copies and fills out as
+/// loads and stores; with it every fill is a call of a loop over bytes, a nanosecond each.
+pub(crate) const RUSTFLAGS: &str = "-C debuginfo=2 -C link-arg=--btf \
+     -C link-arg=--disable-expand-memcpy-in-order -C linker=bpf-linker";
 
 /// The folder of the BPF crate.
 pub(crate) fn crate_dir() -> PathBuf {
