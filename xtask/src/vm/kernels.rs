@@ -16,6 +16,7 @@ use crate::sh::{self, say};
 struct Pins {
     modules: Vec<String>,
     kernel: Vec<Kernel>,
+    emulator: Vec<Package>,
     machine: Vec<Machine>,
 }
 
@@ -28,7 +29,7 @@ pub(crate) struct Machine {
     /// More words on the kernel's command line; `key=value` without a dot reaches init's environment.
     #[serde(default)]
     pub(crate) append: String,
-    /// Without the words of its kernel.
+    /// Without what its kernel needs of the emulator.
     #[serde(default)]
     pub(crate) bare: bool,
     /// Where it is tried.
@@ -90,9 +91,9 @@ pub(crate) fn all() -> Result<Vec<Kernel>> {
 pub(crate) struct Kernel {
     pub(crate) name: String,
     arch: String,
-    /// Words on its command line, on every machine that is not bare.
+    /// Needs this instruction, and so the pinned emulator, on every machine that is not bare.
     #[serde(default)]
-    pub(crate) append: String,
+    pub(crate) cmpxchg16b: bool,
     pub(crate) package: Vec<Package>,
 }
 
@@ -155,17 +156,7 @@ pub(crate) fn select(wanted: &[String]) -> Result<Vec<Kernel>> {
 /// Fetches and unpacks a kernel unless it is there already.
 pub(crate) fn fetch(kernel: &Kernel) -> Result<Unpacked> {
     let place = super::folder().join(format!("kernel-{}", kernel.name));
-    let marker = place.join("complete");
-    let sums: String = kernel.package.iter().map(|p| format!("{}\n", p.sha256)).collect();
-    if fs::read_to_string(&marker).ok().as_deref() != Some(sums.as_str()) {
-        if place.exists() {
-            fs::remove_dir_all(&place).with_context(|| format!("cannot replace {}", place.display()))?;
-        }
-        fs::create_dir_all(&place).with_context(|| format!("cannot create {}", place.display()))?;
-        for package in &kernel.package {
-            let deb = download(package)?;
-            sh::run(sh::clean("dpkg-deb").arg("-x").arg(&deb).arg(&place))?;
-        }
+    unpack(&kernel.package, &place, |place| {
         // Newer packages have no `lib`; depmod looks nowhere else.
         if !place.join("lib").exists() {
             std::os::unix::fs::symlink("usr/lib", place.join("lib")).context("cannot link lib to usr/lib")?;
@@ -173,12 +164,37 @@ pub(crate) fn fetch(kernel: &Kernel) -> Result<Unpacked> {
         sh::run(
             sh::clean(sh::which("depmod").context("depmod is missing")?)
                 .arg("-b")
-                .arg(&place)
-                .arg(release(&place)?),
-        )?;
-        fs::write(&marker, sums).with_context(|| format!("cannot write {}", marker.display()))?;
-    }
+                .arg(place)
+                .arg(release(place)?),
+        )
+    })?;
     unpacked(&place, &pins()?.modules)
+}
+
+/// Fetches and unpacks the pinned emulator unless it is there already; where it is.
+pub(crate) fn emulator() -> Result<PathBuf> {
+    let place = super::folder().join("emulator");
+    unpack(&pins()?.emulator, &place, |_| Ok(()))?;
+    Ok(place)
+}
+
+/// Fetches and unpacks packages into a folder, and does what is left to do there, unless all of it is done.
+fn unpack(packages: &[Package], place: &Path, finish: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let marker = place.join("complete");
+    let sums: String = packages.iter().map(|p| format!("{}\n", p.sha256)).collect();
+    if fs::read_to_string(&marker).ok().as_deref() == Some(sums.as_str()) {
+        return Ok(());
+    }
+    if place.exists() {
+        fs::remove_dir_all(place).with_context(|| format!("cannot replace {}", place.display()))?;
+    }
+    fs::create_dir_all(place).with_context(|| format!("cannot create {}", place.display()))?;
+    for package in packages {
+        let deb = download(package)?;
+        sh::run(sh::clean("dpkg-deb").arg("-x").arg(&deb).arg(place))?;
+    }
+    finish(place)?;
+    fs::write(&marker, sums).with_context(|| format!("cannot write {}", marker.display()))
 }
 
 /// The kernel's release: the one folder below `lib/modules`.
@@ -359,7 +375,7 @@ mod tests {
             );
         }
         assert!(pins.kernel.iter().any(|k| k.name == "6.12" && k.arch == "x86_64"));
-        for package in pins.kernel.iter().flat_map(|k| &k.package) {
+        for package in pins.kernel.iter().flat_map(|k| &k.package).chain(&pins.emulator) {
             assert_eq!(package.sha256.len(), 64, "{}", package.path);
             assert!(
                 package.path.starts_with("pool/") && package.path.ends_with(".deb"),

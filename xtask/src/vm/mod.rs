@@ -4,6 +4,7 @@
 //! initramfs, everything comes back over the serial line.
 
 mod cpio;
+mod emulator;
 pub(crate) mod image;
 pub(crate) mod kernels;
 pub(crate) mod matrix;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use self::emulator::Emulator;
 use crate::sh::{self, say};
 use crate::{build, packages};
 
@@ -117,12 +119,12 @@ pub(crate) fn boot(kernel: &kernels::Kernel, init: &Path, job: &Job) -> Result<O
         kernel.name,
         job.argv.join(" ")
     );
-    let own = if job.machine.bare {
-        ""
+    let emulator = if kernel.cmpxchg16b && !job.machine.bare {
+        Emulator::pinned()?
     } else {
-        kernel.append.as_str()
+        Emulator::of_the_system()
     };
-    qemu::run(&unpacked.kernel, &initramfs, own, job)
+    qemu::run(&emulator, &unpacked.kernel, &initramfs, job)
 }
 
 /// The agent, and where tests look for it.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::Job;
+use super::{Job, emulator::Emulator};
 use crate::follow::{self, Ended};
 use crate::sh;
 
@@ -53,11 +53,11 @@ pub(crate) struct Outcome {
     pub(crate) took: Duration,
 }
 
-/// Boots, with these words of the kernel and those of the job's machine on its command line, and waits. The console passes
-/// through to stdout, each line behind the job's label.
-pub(crate) fn run(kernel: &Path, initramfs: &Path, append: &str, job: &Job) -> Result<Outcome> {
+/// Boots, with the words of the job's machine on the kernel's command line, and waits. The console passes through to
+/// stdout, each line behind the job's label.
+pub(crate) fn run(emulator: &Emulator, kernel: &Path, initramfs: &Path, job: &Job) -> Result<Outcome> {
     let started = Instant::now();
-    let mut child = command(kernel, initramfs, append, job)
+    let mut child = command(emulator, kernel, initramfs, job)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -77,25 +77,26 @@ pub(crate) fn run(kernel: &Path, initramfs: &Path, append: &str, job: &Job) -> R
     })
 }
 
-fn command(kernel: &Path, initramfs: &Path, append: &str, job: &Job) -> Command {
-    let emulator = format!("qemu-system-{}", std::env::consts::ARCH);
+fn command(emulator: &Emulator, kernel: &Path, initramfs: &Path, job: &Job) -> Command {
+    let program = &emulator.program;
     // Where it is there, setpriv sees to it that the machine does not outlive us, whatever ends us.
     let mut cmd = match sh::which("setpriv") {
         Some(setpriv) => {
             let mut cmd = sh::clean(setpriv);
-            cmd.args(["--pdeathsig", "KILL", &emulator]);
+            cmd.args(["--pdeathsig", "KILL"]).arg(program);
             cmd
         }
-        None => sh::clean(&emulator),
+        None => sh::clean(program),
     };
     // Emulation with one CPU: it runs on machines that are virtual themselves, and more CPUs were seen to crash.
-    // No cmpxchg16b: QEMU 7.2 emulates it wrongly, and a kernel whose allocator uses it dies at random (6.12:
-    // 5 of 8 boots, right after that instruction; 0 of 28 without it).
+    for folder in &emulator.firmware {
+        cmd.arg("-L").arg(folder);
+    }
     cmd.args([
         "-accel",
         "tcg,thread=single",
         "-cpu",
-        "qemu64,-cx16",
+        emulator.processor,
         "-smp",
         "1",
         "-m",
@@ -115,7 +116,7 @@ fn command(kernel: &Path, initramfs: &Path, append: &str, job: &Job) -> Command 
     // host.
     .args(["-no-reboot", "-append"])
     .arg(format!(
-        "console=ttyS0 quiet loglevel=3 panic=-1 oops=panic mitigations=off no_timer_check {append} {}",
+        "console=ttyS0 quiet loglevel=3 panic=-1 oops=panic mitigations=off no_timer_check {}",
         job.machine.append
     ))
     .arg("-kernel")
