@@ -45,6 +45,7 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("offset 7d", "the week before is a week ago"),
     ("absent(", "it gives data when there is no agent at all"),
     ("records_rejected", "a record that is not valid takes a defect"),
+    ("sink=\"kafka\"", "this agent has no Kafka"),
 ];
 
 /// A file of rules, without the times that a test has not got.
