@@ -40,15 +40,18 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("archive_waits_for_right_and_bucket", gateway::waits)
         .alone()
         .needs(CEPH),
-    Case::new("duckdb_reads_the_archive", engine::reads)
+    Case::new("duckdb_reads_the_archive", engine::duckdb)
         .alone()
-        .needs(&[Need::DuckDb]),
+        .needs(&[Need::Engine("duckdb")]),
+    Case::new("clickhouse_reads_the_archive", engine::clickhouse)
+        .alone()
+        .needs(&[Need::Engine("clickhouse")]),
     Case::new("kafka_has_what_was_seen", kafka::has)
         .alone()
         .needs(&[Need::Kafka]),
 ];
 
-/// Where the set-up puts the Python of DuckDB, or of Kafka's client; a copy of the tree below its target folder finds it
+/// Where the set-up puts the Python of an engine, or of Kafka's client; a copy of the tree below its target folder finds it
 /// there, too.
 pub(crate) fn python(of: &str) -> Option<PathBuf> {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -27,7 +27,7 @@ pub(crate) const CASES: &[Case] = &[Case::new("three_hosts_tell_one_story", flee
     Need::Program("nginx"),
     Need::Program("curl"),
     Need::Program("prometheus"),
-    Need::DuckDb,
+    Need::Engine("duckdb"),
     Need::Kafka,
     Need::Speed,
 ])];

@@ -10,8 +10,8 @@ pub(crate) enum Need {
     Program(&'static str),
     /// A file that the set-up makes.
     File(&'static str),
-    /// DuckDB, in the Python environment that the set-up makes.
-    DuckDb,
+    /// An engine that reads archives, in the Python environment of this name that the set-up makes.
+    Engine(&'static str),
     /// Kafka's client for Python, and an agent that was built with Kafka.
     Kafka,
     /// A PostgreSQL server; its programs are not on the path.
@@ -46,8 +46,8 @@ impl Need {
         let reason = match self {
             Need::Program(name) if tools::find(name).is_none() => format!("{name} is not installed"),
             Need::File(path) if !std::path::Path::new(path).exists() => format!("{path} is not there"),
-            Need::DuckDb => match super::archive::python("duckdb") {
-                None => "DuckDB is not there: `cargo xtask setup --test` installs it".to_owned(),
+            Need::Engine(name) => match super::archive::python(name) {
+                None => format!("{name} is not there: `cargo xtask setup --test` installs it"),
                 Some(_) => return None,
             },
             Need::Kafka => super::archive::kafka::lacking()?,
@@ -159,7 +159,7 @@ const HOST_PROGRAMS: &[&str] = &[
 pub(crate) fn skip_permitted(_case: &str, lack: &Lack) -> bool {
     match lack.need {
         Need::Program(name) => in_vm() && HOST_PROGRAMS.contains(&name),
-        Need::PostgresServer | Need::DuckDb => in_vm(),
+        Need::PostgresServer | Need::Engine(_) => in_vm(),
         // Plain cargo builds an agent without it; `cargo xtask` never does.
         Need::Kafka => true,
         // Kernels are built without it, and administrators switch it off.

@@ -13,6 +13,8 @@ struct Engine {
     module: &'static str,
     /// The version that the test was written with.
     version: &'static str,
+    /// Without the packages it names: they are for what no test asks of it.
+    alone: bool,
 }
 
 const ENGINES: &[Engine] = &[
@@ -21,12 +23,21 @@ const ENGINES: &[Engine] = &[
         package: "duckdb",
         module: "duckdb",
         version: "2.0.0",
+        alone: false,
+    },
+    Engine {
+        folder: "clickhouse",
+        package: "chdb-core",
+        module: "chdb",
+        version: "26.9.0",
+        alone: true,
     },
     Engine {
         folder: "kafka",
         package: "confluent-kafka",
         module: "confluent_kafka",
         version: "2.16.1",
+        alone: false,
     },
 ];
 
@@ -42,6 +53,7 @@ impl Engine {
             package,
             module,
             version,
+            alone,
             ..
         } = self;
         let folder = sh::root().join("target").join(self.folder);
@@ -57,14 +69,18 @@ impl Engine {
             folder.display()
         );
         sh::run(sh::clean("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
-        sh::run(sh::clean(&python).args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            &format!("{package}=={version}"),
-        ]))
+        sh::run(
+            sh::clean(&python)
+                .args([
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    &format!("{package}=={version}"),
+                ])
+                .args(alone.then_some("--no-deps")),
+        )
         .with_context(|| format!("{package} could not be installed; is the Python package index reachable?"))
     }
 }
