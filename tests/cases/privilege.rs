@@ -128,7 +128,7 @@ fn capabilities() -> Result<()> {
 }
 
 /// A server and a client of it, with a connection between them.
-struct Talk {
+pub(super) struct Talk {
     cli: Endpoint,
     srv: Endpoint,
     listener: Socket,
@@ -136,7 +136,7 @@ struct Talk {
 }
 
 impl Talk {
-    fn begin(mut cli: Endpoint, mut srv: Endpoint) -> Result<Talk> {
+    pub(super) fn begin(mut cli: Endpoint, mut srv: Endpoint) -> Result<Talk> {
         let (listener, at) = srv.listen(addr("127.0.0.1", 0))?;
         let older = (cli.connect(at)?, srv.accept(listener)?);
         Ok(Talk {
@@ -158,7 +158,7 @@ impl Talk {
     }
 
     /// Whether the agent's table of live connections has the older one.
-    fn is_listed(&self, agent: &Agent) -> Result<bool> {
+    pub(super) fn is_listed(&self, agent: &Agent) -> Result<bool> {
         let (status, flows) = http::get_unix(&agent.socket(), "/api/v1/flows?limit=10000")?;
         ensure!(status == 200, "/api/v1/flows answers {status}: {flows}");
         Ok(flows.contains(&format!("-{}\"", self.older.0.cookie)))

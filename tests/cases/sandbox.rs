@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netprobe_tests::agent::{Agent, Settings};
+use netprobe_tests::lab::Lab;
 use netprobe_tests::{sandbox, wait_for};
 use nix::sys::signal::Signal;
 
-use super::{Case, Need};
+use super::privilege::Talk;
+use super::{Case, Need, comm};
 
 pub(crate) const CASES: &[Case] =
     &[Case::new("unit_of_systemd_lets_the_agent_work", unit).needs(&[Need::Program("systemd-analyze")])];
@@ -44,6 +46,12 @@ fn unit() -> Result<()> {
 
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let older = TcpStream::connect(listener.local_addr()?)?;
+    let mut lab = Lab::new()?;
+    lab.add("else")?;
+    let others = Talk::begin(
+        lab.endpoint("else", &comm('c', "unit"))?,
+        lab.endpoint("else", &comm('s', "unit"))?,
+    )?;
     let plain = facts(&Agent::start(&Settings::default())?)?;
     let agent = Agent::start(&Settings {
         through,
@@ -56,6 +64,11 @@ fn unit() -> Result<()> {
     );
     let within = facts(&agent)?;
     ensure!(within == plain, "without the unit {plain}, with it {within}");
+    ensure!(
+        others.is_listed(&agent)?,
+        "a connection in another network namespace is not known: {}",
+        agent.log()
+    );
     let new = TcpStream::connect(listener.local_addr()?)?;
     let (was, is) = (older.local_addr()?, new.local_addr()?);
     drop((older, new, listener));
