@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use crate::build;
 use crate::packages::{self, Need};
 use crate::sh::{self, say};
+use crate::web;
 
 /// Builds the agent and becomes `netprobe run --profile dev`.
 pub(crate) fn agent(args: &[String]) -> Result<()> {
@@ -21,12 +22,16 @@ pub(crate) fn agent(args: &[String]) -> Result<()> {
 /// which the benchmark finds by `NETPROBE_ARCHIVE_BENCH` and `NETPROBE_KAFKA_BENCH`.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     packages::ensure(Need::Test)?;
+    let wants = |name: &str| {
+        args.iter()
+            .any(|arg| arg.strip_prefix("--part=").unwrap_or(arg) == name)
+    };
+    if wants("browser") {
+        web::modules()?;
+    }
     let mut variables = Vec::new();
     for name in ["archive", "kafka"] {
-        if args
-            .iter()
-            .any(|arg| arg.strip_prefix("--part=").unwrap_or(arg) == name)
-        {
+        if wants(name) {
             let program = build::bench(name)?;
             variables.push(format!(
                 "NETPROBE_{}_BENCH={}",

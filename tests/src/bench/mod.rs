@@ -4,6 +4,8 @@
 //! machine's own drift is larger than what is looked for; a round gives one ratio, all ratios a bootstrap interval.
 
 mod api;
+mod browser;
+mod clients;
 mod cost;
 mod inside;
 mod requests;
@@ -19,6 +21,7 @@ use serde::Serialize;
 
 use crate::agent::{Agent, Settings};
 pub use api::Api;
+pub use browser::Late;
 pub use cost::{Cost, Program, hold};
 pub use inside::{archive, kafka};
 pub use requests::{Requests, requests};
@@ -103,6 +106,8 @@ pub enum Part {
     Cost,
     /// From the hook to clients of the stream
     Stream,
+    /// From the hook to a page in a browser
+    Browser,
     /// Answers of the API, scrapes, and series as flows grow
     Api,
     /// What is durable when, throughput of the spool, recovery, and a day that is asked
@@ -113,13 +118,15 @@ pub enum Part {
     Requests,
 }
 
-/// The stream and the API, as of one machine.
+/// The stream, a browser and the API, as of one machine.
 #[derive(Clone, Debug, Serialize)]
 pub struct Seen {
     /// Kernel, processors, date and the like.
     pub machine: BTreeMap<String, String>,
     /// The stream.
     pub stream: Vec<Step>,
+    /// A page in a browser.
+    pub browser: Vec<Late>,
     /// The API.
     pub api: Option<Api>,
 }
@@ -132,12 +139,18 @@ impl Seen {
         } else {
             Vec::new()
         };
+        let browser = if parts.contains(&Part::Browser) {
+            browser::measure(options).context("the browser")?
+        } else {
+            Vec::new()
+        };
         let api = parts
             .contains(&Part::Api)
             .then(|| api::measure(options).context("the API"));
         Ok(Seen {
             api: api.transpose()?,
             stream,
+            browser,
             machine: machine(),
         })
     }
@@ -147,6 +160,9 @@ impl Seen {
         let mut text = table(&self.machine);
         if !self.stream.is_empty() {
             text.push_str(&stream::markdown(&self.stream));
+        }
+        if !self.browser.is_empty() {
+            text.push_str(&browser::markdown(&self.browser));
         }
         if let Some(api) = &self.api {
             text.push_str(&api::markdown(api));

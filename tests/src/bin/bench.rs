@@ -36,7 +36,7 @@ struct Arguments {
     /// Lines for `[probe]` of the agent under test.
     #[arg(long, default_value = "")]
     probe: String,
-    /// Where the raw data go: bench.json of the cost, stream.json, api.json, archive.json, kafka.json,
+    /// Where the raw data go: bench.json of the cost, stream.json, browser.json, api.json, archive.json, kafka.json,
     /// requests.json.
     #[arg(long, default_value = "docs/perf-data")]
     output: PathBuf,
@@ -85,7 +85,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         write(&arguments.output.join("requests.json"), &requests)?;
         print!("{}", requests.markdown());
     }
-    for (part, file) in [(Part::Stream, "stream.json"), (Part::Api, "api.json")] {
+    for (part, file) in [
+        (Part::Stream, "stream.json"),
+        (Part::Browser, "browser.json"),
+        (Part::Api, "api.json"),
+    ] {
         if arguments.part.contains(&part) {
             let seen = Seen::measure(&options, &[part])?;
             write(&arguments.output.join(file), &seen)?;
