@@ -100,6 +100,48 @@ export function archive(filter: Filter, service: string, since: string, cursor: 
   return get("api/v1/archive", asked);
 }
 
+export interface Episode {
+  from: string;
+  to: string;
+  host: string;
+  service: string | null;
+  role: string;
+  destination: string;
+  cause: string;
+  count: number;
+  tried: number;
+  recovered_at: string | null;
+}
+
+export interface Incident {
+  from: string;
+  to: string;
+  recovered_at: string | null;
+  causes: { cause: string; meaning: string; from: string; count: number }[];
+  episodes: Episode[];
+  losses: { host: string }[];
+}
+
+export interface Series {
+  host: string;
+  service: string | null;
+  role: string;
+  destination: string;
+  points: { at: string; good: number; bad: number }[];
+}
+
+export interface Story {
+  incidents: Incident[];
+  background: Episode[];
+  series: Series[];
+  sources: { hosts: { host: string; losses: unknown[] }[]; damaged: string[] };
+}
+
+/** What went wrong in a time, out of the archive. */
+export function timeline(filter: Filter, since: string, until: string): Promise<Story> {
+  return get("api/v1/timeline", { ...parameters(filter), since, until });
+}
+
 export type State = "healthy" | "degraded" | "failing" | "recovering";
 
 export interface Destination {

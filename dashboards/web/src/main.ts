@@ -9,6 +9,7 @@ import { connection } from "./pages/connection";
 import { events } from "./pages/events";
 import { flows } from "./pages/flows";
 import { history } from "./pages/history";
+import { incidents } from "./pages/incidents";
 import { map } from "./pages/map";
 import { overview } from "./pages/overview";
 import { probe } from "./pages/probe";
@@ -23,6 +24,7 @@ const PAGES: Record<string, [title: string, make: MakePage]> = {
   map: ["Map", map],
   events: ["Events", events],
   history: ["History", history],
+  incidents: ["Incidents", incidents],
   probe: ["Probe", probe],
 };
 

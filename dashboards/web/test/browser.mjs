@@ -257,6 +257,24 @@ try {
   }
   // The host may have more of them: the worst come first.
   await page.waitForSelector('section:has(h2:text-is("States")) tbody tr:first-child >> text=failing', { timeout: PATIENCE });
+  // And it is an incident, when the archive has it.
+  await filterBy(page, `port==${closed}`);
+  await go(page, "Incidents");
+  const sought = Date.now();
+  for (;;) {
+    await page.click('button:has-text("Load")');
+    const found = await page.waitForSelector(`figcaption:has-text("127.0.0.1:${closed}")`, { timeout: 2000 }).catch(() => null);
+    if (found !== null) break;
+    expect(Date.now() - sought < PATIENCE, "connects that are refused are no incident");
+  }
+  const causes = 'section:has(caption:text-is("Causes, in the order in which they were seen")) tbody';
+  const [cause, , symptoms] = await page.locator(`${causes} >> nth=0 >> td`).allInnerTexts();
+  expect(cause === "refused" && Number(symptoms) >= 6, `six connects were refused, the page tells of ${symptoms} × ${cause}`);
+  await page.waitForSelector("svg.slots rect.bad", { timeout: PATIENCE });
+  await picture(page, "incidents");
+  await accessible(page, "Incidents");
+  await filterBy(page, "");
+  await go(page, "Overview");
   makeTraffic();
   const byRoute = 'section:has(h2:text-is("Requests by route")) tbody';
   await page.waitForSelector(`${byRoute} tr:first-child:has-text("/api/orders/:id")`, { timeout: PATIENCE });
