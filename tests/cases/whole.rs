@@ -24,6 +24,7 @@ fn whole() -> Result<()> {
         ledger.seen > 0 && ledger.emitted > 0,
         "an empty ledger proves nothing: {ledger:?}"
     );
+    let counters = agent.counters();
     let stopped = agent.stop()?;
     ensure!(
         stopped.status.success(),
@@ -34,7 +35,7 @@ fn whole() -> Result<()> {
     let faults = agent.faults();
     ensure!(
         faults.is_empty(),
-        "{} events break the schema, with losses {:?}, the first: {}",
+        "{} events break the schema, with losses {:?} and counters {counters}, the first: {}",
         faults.len(),
         ledger.losses,
         faults[0]

@@ -184,6 +184,21 @@ impl Agent {
         self.folder.path().join("api.sock")
     }
 
+    /// Counters of its report that are not zero, as text: what may explain something that is not as it should be.
+    pub fn counters(&self) -> String {
+        let told = |counters: &Value| -> String {
+            let counted = |(name, count): (&String, &Value)| (count != 0).then(|| format!("{name} {count}"));
+            counters
+                .as_object()
+                .map(|all| all.iter().filter_map(counted).collect::<Vec<_>>().join(", "))
+                .unwrap_or_default()
+        };
+        match self.probe() {
+            Ok(report) => told(&report["counters"]),
+            Err(error) => format!("not known: {error:#}"),
+        }
+    }
+
     /// What it said on stderr so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()

@@ -113,7 +113,7 @@ impl Run<'_> {
             ],
         };
         // Hops were lost: of these connections it cannot be told, and is not guessed.
-        if self.stopped && event.nat == "unresolved" {
+        if self.exact && event.nat == "unresolved" {
             let want = [Some(internal), None, Some(peer), None];
             return (event.addresses != want).then(|| format!("addresses are not {want:?}"));
         }
