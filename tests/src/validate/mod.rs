@@ -117,7 +117,9 @@ pub fn run(options: &Options) -> Result<Report> {
             report.phases.push(phase);
         }
         if !report.faults.is_empty() {
-            report.faults.push(format!("counters of the agent: {}", agent.counters()));
+            report
+                .faults
+                .push(format!("counters of the agent: {}", agent.counters()));
         }
         let stopped = agent.stop()?;
         if !stopped.status.success() {
