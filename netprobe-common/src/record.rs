@@ -239,6 +239,18 @@ pub struct FlowRecord {
     pub reserved: [u8; 2],
 }
 
+impl FlowRecord {
+    /// The latest of its begin and its ESTABLISHED.
+    #[inline(always)]
+    pub const fn latest_ns(&self) -> u64 {
+        if self.established_ns > self.started_ns {
+            self.established_ns
+        } else {
+            self.started_ns
+        }
+    }
+}
+
 /// Who opened a connection. Wire values of [`FlowRecord::role`].
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -149,7 +149,7 @@ pub unsafe fn retransmitted(sk: Sock) {
 /// See [`store::get`].
 #[inline(always)]
 pub unsafe fn sample(conn: &mut Conn, sk: Sock) {
-    let now = clock::now();
+    let now = clock::not_before(clock::now(), conn.record.latest_ns());
     conn.sampled_ns = now;
     // SAFETY: by contract.
     if !unsafe { store::identify(&mut conn.record, sk) } {
@@ -160,6 +160,10 @@ pub unsafe fn sample(conn: &mut Conn, sk: Sock) {
     // Measured into the copy: this runs outside the socket's lock, its end may be measured at the same time.
     let told = emit::publish_in_place(Kind::Sample, now, |record: &mut FlowRecord| {
         copy(&conn.record, record);
+        // It ended on another processor since: the final record has all of it, and a later time.
+        if record.closed_ns != 0 {
+            return false;
+        }
         // SAFETY: by contract.
         unsafe {
             tcp::read_counters(sk, &mut record.tcp);

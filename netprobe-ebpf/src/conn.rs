@@ -162,6 +162,7 @@ pub unsafe fn established(sk: Sock, from: u8) {
         if conn.record.flags & flow_flags::EXCLUDED != 0 {
             return;
         }
+        let now = clock::not_before(now, conn.record.started_ns);
         sock::read_key(sk, &mut conn.record.key);
         conn.record.established_ns = now;
         measure(conn, sk);
@@ -299,7 +300,7 @@ pub fn copy(from: &FlowRecord, to: &mut FlowRecord) {
 /// Mark, then publish: publishing cannot fail in silence, and no sample may follow.
 #[inline(always)]
 unsafe fn finish(conn: &mut Conn, sk: Sock) {
-    let now = clock::now();
+    let now = clock::not_before(clock::now(), conn.record.latest_ns());
     conn.record.closed_ns = now;
     // SAFETY: by the caller's contract.
     unsafe { measure(conn, sk) };

@@ -35,6 +35,8 @@ pub(crate) fn run(seconds: u32) -> Result<()> {
         None => build::agent()?,
     };
     let folder = sh::target().join("contract/run");
+    // The history of the run before is not this one's, and would be read with it. Its files are root's.
+    sh::run(sh::privileged("rm")?.arg("-rf").arg(&folder))?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let (config, home) = (folder.join("netprobe.toml"), folder.display());

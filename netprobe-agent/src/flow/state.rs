@@ -296,17 +296,23 @@ impl State {
         self.config.max_flows
     }
 
-    /// Flows this stage had no room for, and of which no event tells.
-    pub fn refused(&self) -> [LossReport; 2] {
-        [
-            ("forward_table_full", self.counters.forwards_full),
-            ("udp_table_full", self.udp.refused),
-        ]
-        .map(|(reason, count)| LossReport {
-            stage: "flow".to_owned(),
-            reason: reason.to_owned(),
-            count,
-        })
+    /// Flows this stage had no room for, and records that could not be read: no event tells of either.
+    pub fn refused(&self) -> Vec<LossReport> {
+        let tables = [
+            ("flow", "forward_table_full", self.counters.forwards_full),
+            ("flow", "udp_table_full", self.udp.refused),
+        ];
+        let records = self.counters.rejected.iter();
+        let records = records.map(|(&reason, &count)| ("decode", reason, count));
+        tables
+            .into_iter()
+            .chain(records)
+            .map(|(stage, reason, count)| LossReport {
+                stage: stage.to_owned(),
+                reason: reason.to_owned(),
+                count,
+            })
+            .collect()
     }
 
     /// Emits an event of another stage.

@@ -104,11 +104,11 @@ impl Series {
         if let Some(error) = error {
             pair.totals.sides[side(role)].count_failed(error, event.trace_id, now_ms);
             if let (FlowRole::Client, Some(started_at)) = (role, event.started_at) {
-                let retry = u64::from(pair.is_retry(started_at));
+                let retry = u64::from(pair.connects.is_retry(started_at));
                 pair.totals.retries += retry;
                 counts.retries = retry;
                 let took_ns = (event.elapsed_ms.unwrap_or(0.0) * 1e6) as i64;
-                pair.connect_failed(Nanos(started_at.0 + took_ns));
+                pair.connects.add(Nanos(started_at.0 + took_ns));
             }
         }
         if detail {
@@ -149,7 +149,7 @@ impl Pair {
             && delta.established
             && delta
                 .started_at
-                .is_some_and(|started_at| self.is_retry(started_at));
+                .is_some_and(|started_at| self.connects.is_retry(started_at));
         let totals = &mut self.totals;
         add(&mut totals.tcp_bytes, [delta.bytes_sent, delta.bytes_received]);
         totals.retransmits += delta.retransmits;

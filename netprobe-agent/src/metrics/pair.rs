@@ -27,9 +27,15 @@ pub(super) struct Pair {
     pub(super) totals: Totals,
     /// Of clients and of servers; not kept while detail is shed.
     pub(super) recent: [Option<Box<Recent>>; 2],
-    /// Failed connects nobody has tried again yet, and when the last of them ended.
-    failed: u64,
-    failed_at: Nanos,
+    /// Failed connects.
+    pub(super) connects: Failed,
+}
+
+/// Failures that nobody has tried again yet, and when the last of them ended.
+#[derive(Clone, Debug)]
+pub(super) struct Failed {
+    count: u64,
+    at: Nanos,
 }
 
 /// What is on the page. Zeros are not: nothing was counted.
@@ -45,10 +51,16 @@ pub(super) struct Totals {
     pub(super) retransmits: u64,
     pub(super) timeouts: u64,
     pub(super) retries: u64,
+    pub(super) request_retries: u64,
     pub(super) requests: Routes,
 }
 
 impl Totals {
+    /// Whether requests were counted at the client.
+    pub(super) fn asks(&self) -> bool {
+        self.requests.keys().any(|(of, _)| *of == side(FlowRole::Client))
+    }
+
     /// Whether connections were counted, not datagrams alone.
     pub(super) fn has_tcp(&self) -> bool {
         let tried = |of: &Side| of.connects > 0 || !of.failed.is_empty();
@@ -87,29 +99,8 @@ impl Pair {
             seen_ms: 0,
             totals,
             recent: Default::default(),
-            failed: 0,
-            failed_at: Nanos(0),
+            connects: Failed::default(),
         }
-    }
-
-    /// Whether a connect that began then is a failed one tried again. Each failed one counts once.
-    pub(super) fn is_retry(&mut self, started_at: Nanos) -> bool {
-        if self.failed == 0 {
-            return false;
-        }
-        let since = started_at.0 - self.failed_at.0;
-        if since > RETRY_NS {
-            self.failed = 0;
-        }
-        let again = (-CLOCKS_NS..=RETRY_NS).contains(&since);
-        self.failed -= u64::from(again);
-        again
-    }
-
-    /// A connect failed, and may be tried again.
-    pub(super) fn connect_failed(&mut self, at: Nanos) {
-        self.failed += 1;
-        self.failed_at = at;
     }
 
     /// Drops what no window reaches any more.
@@ -119,6 +110,37 @@ impl Pair {
                 *side = None;
             }
         }
+    }
+}
+
+impl Default for Failed {
+    fn default() -> Failed {
+        Failed {
+            count: 0,
+            at: Nanos(0),
+        }
+    }
+}
+
+impl Failed {
+    /// Whether what began then is a failed one tried again. Each failed one counts once.
+    pub(super) fn is_retry(&mut self, started_at: Nanos) -> bool {
+        if self.count == 0 {
+            return false;
+        }
+        let since = started_at.0 - self.at.0;
+        if since > RETRY_NS {
+            self.count = 0;
+        }
+        let again = (-CLOCKS_NS..=RETRY_NS).contains(&since);
+        self.count -= u64::from(again);
+        again
+    }
+
+    /// One more failed, and may be tried again.
+    pub(super) fn add(&mut self, at: Nanos) {
+        self.count += 1;
+        self.at = at;
     }
 }
 
@@ -154,17 +176,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_connect_is_tried_again_once() {
+    fn what_failed_is_tried_again_once() {
         let second = 1_000_000_000;
-        let mut pair = Pair::new(("a".into(), "b".into()), Totals::default());
-        assert!(!pair.is_retry(Nanos(0)));
-        pair.connect_failed(Nanos(10 * second));
+        let mut failed = Failed::default();
+        assert!(!failed.is_retry(Nanos(0)));
+        failed.add(Nanos(10 * second));
         // Begun before the other failed: side by side, not again.
-        assert!(!pair.is_retry(Nanos(9 * second)));
-        assert!(pair.is_retry(Nanos(10 * second)));
-        assert!(!pair.is_retry(Nanos(11 * second)));
-        pair.connect_failed(Nanos(20 * second));
-        assert!(!pair.is_retry(Nanos(81 * second)));
-        assert!(!pair.is_retry(Nanos(21 * second)));
+        assert!(!failed.is_retry(Nanos(9 * second)));
+        assert!(failed.is_retry(Nanos(10 * second)));
+        assert!(!failed.is_retry(Nanos(11 * second)));
+        failed.add(Nanos(20 * second));
+        assert!(!failed.is_retry(Nanos(81 * second)));
+        assert!(!failed.is_retry(Nanos(21 * second)));
     }
 }

@@ -5,17 +5,19 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     histogram::Histogram,
     page::{Kind, Page},
-    pair::side,
+    pair::{Failed, side},
     series::Series,
     show::{ROLES, Snapshot},
 };
-use crate::event::{Event, FlowRole, Request};
+use crate::event::{Event, FlowRole, Nanos, Request};
 
 /// Requests of one side of a pair to one route.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OfRoute {
     /// By method and class of status.
     counts: Vec<(Arc<str>, &'static str, u64)>,
+    /// Those that failed, by method, at clients.
+    failed: Vec<(Arc<str>, Failed)>,
     durations: Histogram,
 }
 
@@ -54,6 +56,12 @@ impl Series {
                 _ => {}
             }
         }
+        if let (FlowRole::Client, Some(started_at)) = (role, event.started_at) {
+            let took_ns = (event.elapsed_ms.unwrap_or(0.0) * 1e6) as i64;
+            let ended_at = Nanos(started_at.0 + took_ns);
+            let again = of.is_retry(&method, started_at, has_failed(class).then_some(ended_at));
+            pair.totals.request_retries += u64::from(again);
+        }
         match of.counts.iter_mut().find(|(m, c, _)| *m == method && *c == class) {
             Some((.., count)) => *count += 1,
             None => of.counts.push((method, class, 1)),
@@ -69,6 +77,34 @@ impl Series {
         }
         self.windows.request.record(now_ms, ns);
     }
+}
+
+impl OfRoute {
+    /// Whether a request that began then is a failed one tried again. `failed_at`: when it failed itself.
+    fn is_retry(&mut self, method: &Arc<str>, started_at: Nanos, failed_at: Option<Nanos>) -> bool {
+        let known = self.failed.iter_mut().find(|(of, _)| of == method);
+        match (known, failed_at) {
+            (Some((_, failed)), failed_at) => {
+                let again = failed.is_retry(started_at);
+                if let Some(at) = failed_at {
+                    failed.add(at);
+                }
+                again
+            }
+            (None, Some(at)) => {
+                let mut failed = Failed::default();
+                failed.add(at);
+                self.failed.push((method.clone(), failed));
+                false
+            }
+            (None, None) => false,
+        }
+    }
+}
+
+/// Whether it is worth trying again: the server could not, or nobody answered.
+fn has_failed(class: &str) -> bool {
+    matches!(class, "5xx" | "failed" | "none")
 }
 
 /// Protocol whose routes are names.
@@ -108,6 +144,15 @@ impl Snapshot {
                     page.sample(&labels, (*count).into(), None);
                 }
             }
+        }
+        page.family(
+            "request_retries",
+            "Requests begun within 60 s after a failed one (5xx, DNS failure, no answer) of the same service, peer, route and method, one for each failed one",
+            Kind::Counter,
+        );
+        for (service, peer, totals) in self.pairs().filter(|(.., totals)| totals.asks()) {
+            let labels = [("service", service), ("peer", peer)];
+            page.sample(&labels, totals.request_retries.into(), None);
         }
         page.family(
             "request_duration_seconds",

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
 use crate::{
-    event::{CloseReason, Flow, FlowState, Protocol, fixture},
+    event::{CloseReason, Flow, FlowState, Nanos, Protocol, fixture},
     probe_report::*,
 };
 
@@ -258,6 +258,38 @@ fn a_destination_that_fails_is_an_incident() {
     assert!(metrics.is_incident(Some("wget"), Some(bad)));
     assert!(!metrics.is_incident(Some("curl"), Some(good)));
     assert!(!metrics.is_incident(None, None));
+}
+
+#[test]
+fn a_request_that_failed_is_tried_again_once() {
+    let metrics = metrics();
+    let begin = fixture::request().started_at.expect("a begin").0;
+    let ask = |second: i64, route: &str, status: u16| {
+        let mut event = fixture::request();
+        (event.started_at, event.elapsed_ms) = (Some(Nanos(begin + second * 1_000_000_000)), Some(1.0));
+        event.role = Some(FlowRole::Client);
+        if let Some(request) = &mut event.request {
+            (request.status_code, request.route) = (Some(status), Some(route.into()));
+        }
+        metrics.consume(&event);
+        let page = page(&metrics);
+        let line = page
+            .lines()
+            .find(|line| line.starts_with("netprobe_request_retries_total{"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+    };
+    assert_eq!(ask(0, "/a", 200), Some(0));
+    assert_eq!(ask(1, "/a", 503), Some(0));
+    assert_eq!(ask(2, "/b", 200), Some(0), "another route");
+    assert_eq!(ask(3, "/a", 503), Some(1));
+    assert_eq!(ask(4, "/a", 200), Some(2));
+    assert_eq!(ask(5, "/a", 200), Some(2));
+    assert_eq!(ask(6, "/a", 404), Some(2));
+    assert_eq!(
+        ask(7, "/a", 200),
+        Some(2),
+        "what the client did wrong is not worth trying again"
+    );
 }
 
 #[test]

@@ -102,11 +102,20 @@ fn share() -> Result<()> {
         fine.iter().map(String::as_str).collect(),
         vec!["--output", "/dev/null", &url("/missing")],
         vec!["--output", "/dev/null", &url("/slow")],
+        vec![
+            "--retry",
+            "2",
+            "--retry-delay",
+            "1",
+            "--output",
+            "/dev/null",
+            &url("/broken"),
+        ],
     ] {
         let arguments = ["-sS"].into_iter().chain(arguments).collect::<Vec<_>>();
         lab.run("cli", "curl", &arguments)?;
     }
-    let lines = web.log(32)?.len() as f64;
+    let lines = web.log(35)?.len() as f64;
     let counted = |role: &str| {
         let page = Page::scrape(&agent).ok()?;
         page.sum("netprobe_requests_total", &[("role", role)])
@@ -115,10 +124,18 @@ fn share() -> Result<()> {
         (counted("client") == Some(lines) && counted("server") == Some(lines)).then_some(())
     })?;
     agent.ledger_at_rest(PATIENCE)?;
+    let retries = Page::scrape(&agent)?.sum("netprobe_request_retries_total", &[]);
+    ensure!(
+        retries == Some(2.0),
+        "curl tried twice again, {retries:?} are counted"
+    );
     let netns = lab.inode("cli")?;
     let clients = requests(&agent, "client", netns, |_| true);
     let told: Vec<_> = clients.iter().map(|event| of(event, "route").as_str()).collect();
-    ensure!(told == [Some("/missing"), Some("/slow")], "told: {told:?}");
+    ensure!(
+        told[..2] == [Some("/missing"), Some("/slow")] && told[2..] == [Some("/broken"); 3],
+        "told: {told:?}"
+    );
     let probe = agent.probe()?;
     let sinks = probe["ledger"]["sinks"].as_array().context("no sinks")?;
     let left_out = |name: &str| {

@@ -34,6 +34,8 @@ pub(crate) const CASES: &[Case] = &[
 fn encrypted() -> Result<()> {
     let lab = lab::gateway()?;
     let agent = Agent::start(&Settings {
+        // Other cases have encrypted connections, too.
+        probe: "ports_only = [20606]".to_owned(),
         sections: "[requests]\ntls = false".to_owned(),
         ..Settings::default()
     })?;

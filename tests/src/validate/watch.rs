@@ -5,13 +5,14 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::lab::Lab;
-use crate::{tools, truth};
+use crate::{tools, truth, wait_for};
 
 /// Source and destination of one direction.
 pub(super) type Key = (SocketAddr, SocketAddr);
@@ -35,10 +36,14 @@ impl Conntrack {
         })?;
         let stdout = child.stdout.take().context("conntrack has no stdout")?;
         let reader = std::thread::spawn(move || read(stdout));
-        Ok(Self {
+        let watch = Self {
             child,
             reader: Some(reader),
-        })
+        };
+        wait_for("conntrack to listen", Duration::from_secs(30), || {
+            listens(watch.child.id()).then_some(())
+        })?;
+        Ok(watch)
     }
 
     /// Ends it: original direction → reply directions, one for each time the original was used.
@@ -50,6 +55,25 @@ impl Conntrack {
             .join()
             .map_err(|_| anyhow!("the reader of conntrack's events panicked"))
     }
+}
+
+/// Whether a socket of this process has joined a group of netlink's.
+fn listens(pid: u32) -> bool {
+    const GROUPS: usize = 3;
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    let sockets: Vec<String> = files
+        .filter_map(|file| Some(std::fs::read_link(file.ok()?.path()).ok()?.display().to_string()))
+        .collect();
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/netlink")).unwrap_or_default();
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (Some(groups), Some(inode)) = (fields.get(GROUPS), fields.last()) else {
+            return false;
+        };
+        groups.bytes().any(|digit| digit != b'0') && sockets.contains(&format!("socket:[{inode}]"))
+    })
 }
 
 impl Drop for Conntrack {

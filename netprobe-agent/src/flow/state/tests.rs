@@ -239,6 +239,21 @@ fn who_is_accepted_serves_whether_or_not_its_begin_was_seen() {
 }
 
 #[test]
+fn a_record_that_cannot_be_read_is_among_the_losses() {
+    let mut bench = Bench::new(10);
+    let mut record = flow(Kind::Closed, Role::Client, 7, BEGIN + 5);
+    record.established_ns = record.header.ts_ns + 1;
+    bench.take(record);
+    assert!(bench.finals().is_empty());
+    let losses = bench.state.refused();
+    let lost = losses.iter().find(|loss| loss.stage == "decode");
+    assert_eq!(
+        lost.map(|loss| (loss.reason.as_str(), loss.count)),
+        Some(("impossible", 1))
+    );
+}
+
+#[test]
 fn waiting_accepts_are_bounded_and_counted() {
     let mut bench = Bench::new(10);
     for cookie in 0..MAX_PENDING_ACCEPTS as u64 + 3 {
