@@ -102,15 +102,8 @@ fn share() -> Result<()> {
         fine.iter().map(String::as_str).collect(),
         vec!["--output", "/dev/null", &url("/missing")],
         vec!["--output", "/dev/null", &url("/slow")],
-        vec![
-            "--retry",
-            "2",
-            "--retry-delay",
-            "1",
-            "--output",
-            "/dev/null",
-            &url("/broken"),
-        ],
+        // Tried again, it would empty its output first, which the null device does not allow.
+        vec!["--retry", "2", "--retry-delay", "1", &url("/broken")],
     ] {
         let arguments = ["-sS"].into_iter().chain(arguments).collect::<Vec<_>>();
         lab.run("cli", "curl", &arguments)?;
